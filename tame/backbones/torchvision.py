@@ -1,0 +1,94 @@
+"""torchvision's classifiers: the three published backbones, and every other one by name."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import replace
+from urllib.error import URLError
+
+from torch import Tensor
+from torchvision import models
+
+from tame.backbones.spec import BackboneSpec, Preprocessing, TokenLayout
+from tame.checks import InputError
+
+_VIT_BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
+_VIT_NORMS = tuple(f"{block}.ln_1" for block in _VIT_BLOCKS)  # the norm before attention
+_RESNET = ("layer2", "layer3", "layer4")
+_VGG = ("features.16", "features.23", "features.30")  # the max-pools
+
+_KNOWN: dict[str, dict[str, object]] = {
+    "vgg16": {
+        "layers": {
+            "paper": _VGG,
+            "released": _VGG,
+            "proposed": _VGG,
+            "convolutional": ("features.15", "features.22", "features.29"),
+        },
+        "cam_layer": "features.29",
+    },
+    "resnet50": {"layers": {"paper": _RESNET, "released": _RESNET, "proposed": _RESNET}, "cam_layer": "layer4"},
+    "vit_b_16": {
+        "layers": {"paper": _VIT_BLOCKS, "released": _VIT_NORMS, "proposed": _VIT_NORMS},
+        "cam_layer": _VIT_NORMS[-1],
+        "layer_aliases": {f"{block}.ln": f"{block}.ln_1" for block in _VIT_BLOCKS},
+    },
+}
+
+
+def torchvision_names() -> list[str]:
+    """Return the names of all classifiers of the installed torchvision."""
+    return [name for name in models.list_models(module=models) if not name.startswith("quantized_")]
+
+
+def torchvision_spec(name: str) -> BackboneSpec:
+    """Describe torchvision's classifier ``name``; preprocessing and class names come with its weights.
+
+    Raises:
+        InputError: If torchvision has no such classifier.
+    """
+    if name not in torchvision_names():
+        raise InputError(f"torchvision has no classifier {name!r}")
+    available = models.get_model_weights(name)
+    published = {entry.name.lower(): entry for entry in available}
+    first = next(iter(available))
+    transforms = first.transforms()
+    spec = BackboneSpec(
+        name=name,
+        build=lambda: models.get_model(name, weights=None, **_quirks(name)),
+        preprocessing=Preprocessing(
+            resize=transforms.resize_size[0],
+            crop=transforms.crop_size[0],
+            interpolation=transforms.interpolation.value,
+            mean=tuple(transforms.mean),
+            std=tuple(transforms.std),
+        ),
+        class_names=tuple(first.meta["categories"]),
+        weights={key: _loader(entry) for key, entry in published.items()},
+    )
+    if name.startswith("vit_"):
+        grid = transforms.crop_size[0] // int(name.rsplit("_", 1)[1])
+        spec = replace(spec, tokens=TokenLayout(prefix=1, grid=(grid, grid)), masking="vit")
+    return replace(spec, **_KNOWN.get(name, {}))  # type: ignore[arg-type] # values of the table above
+
+
+def _quirks(name: str) -> dict[str, bool]:
+    """Return what a builder needs beyond its name: no auxiliary heads, no slow initialisation."""
+    if name == "inception_v3":
+        return {"init_weights": False, "transform_input": True}
+    return {"init_weights": False} if name == "googlenet" else {}
+
+
+def _loader(entry: models.WeightsEnum) -> Callable[[], Mapping[str, Tensor]]:
+    def load() -> Mapping[str, Tensor]:
+        try:
+            return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
+        except (URLError, OSError) as error:
+            raise InputError(
+                f"the weights {entry.name} could not be downloaded from {entry.url} ({error}); "
+                "give a file with --weights PATH, or --weights random"
+            ) from error
+
+    return load
+
+

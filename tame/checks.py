@@ -1,0 +1,52 @@
+"""Checks of what a user gives: each raises `InputError` with what was expected and what came."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+
+class InputError(ValueError):
+    """Something the user gave cannot be used; the message says what was expected and what came."""
+
+
+def check_images(images: Tensor, channels: int) -> None:
+    """Check that ``images`` is a float tensor (B, C, H, W) with values in [0, 1].
+
+    Raises:
+        InputError: With the expected and the given shape, type or range.
+    """
+    if images.ndim != 4 or images.shape[1] != channels:
+        raise InputError(f"expected images of shape (B, {channels}, H, W), got {tuple(images.shape)}")
+    if not images.is_floating_point():
+        raise InputError(f"expected float images in [0, 1], got {images.dtype} (divide by 255 first)")
+    if images.numel():
+        low, high = (value.item() for value in images.detach().aminmax())
+        if not (low >= -1e-6 and high <= 1 + 1e-6):
+            raise InputError(f"expected images in [0, 1], not normalised, got values in [{low:.4g}, {high:.4g}]")
+
+
+def check_targets(targets: Tensor, batch: int, classes: int) -> None:
+    """Check that ``targets`` is an int64 tensor (B,) of class indices below ``classes``.
+
+    Raises:
+        InputError: With the expected and the given shape, type or range.
+    """
+    if targets.shape != (batch,) or str(targets.dtype) != "torch.int64":
+        raise InputError(
+            f"expected targets of shape ({batch},) and type int64, got {tuple(targets.shape)} {targets.dtype}"
+        )
+    if targets.numel() and not (0 <= int(targets.min()) and int(targets.max()) < classes):
+        raise InputError(f"expected targets in 0..{classes - 1}, got {int(targets.min())}..{int(targets.max())}")
+
+
+def check_maps(maps: Tensor, batch: int) -> None:
+    """Check that ``maps`` is a float tensor (B, h, w).
+
+    Raises:
+        InputError: With the expected and the given shape or type.
+    """
+    if maps.ndim != 3 or maps.shape[0] != batch or not maps.is_floating_point():
+        raise InputError(f"expected float maps of shape ({batch}, h, w), got {tuple(maps.shape)} {maps.dtype}")

@@ -1,0 +1,66 @@
+"""The loss terms of T-TAME, one function per term and form."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+
+def area_paper(maps: Tensor) -> Tensor:
+    """Mean of ``M ** 0.3`` over all values (T-TAME, Eq. 16).
+
+    The gradient of a value that is exactly 0 is infinite; a sigmoid in float32 gives none above -88.
+
+    Args:
+        maps: (B, N, h, w) in [0, 1].
+
+    Returns:
+        Scalar.
+    """
+    return maps.pow(0.3).mean()
+
+
+def area_released(maps: Tensor) -> Tensor:
+    """Mean of ``(M + 0.0005) ** 0.3`` over all values, as in the authors' released program.
+
+    Args:
+        maps: (B, N, h, w) in [0, 1].
+
+    Returns:
+        Scalar.
+    """
+    return (maps + 0.0005).pow(0.3).mean()
+
+
+def _squared_differences(maps: Tensor) -> Tensor:
+    return (maps[..., 1:, :] - maps[..., :-1, :]).square().sum() + (
+        maps[..., :, 1:] - maps[..., :, :-1]
+    ).square().sum()
+
+
+def variation_paper(maps: Tensor) -> Tensor:
+    """Squared differences of neighbours, divided by twice the number of values S (T-TAME, Eq. 17).
+
+    Args:
+        maps: (B, N, h, w) in [0, 1].
+
+    Returns:
+        Scalar.
+    """
+    return _squared_differences(maps) / (2 * maps.numel())
+
+
+def variation_released(maps: Tensor) -> Tensor:
+    """Squared differences of neighbours plus 0.3 times the squared border, divided by 2B.
+
+    As in the authors' released program; corners count twice. Dividing by the batch size alone makes it
+    N*h*w times larger than the paper's form.
+
+    Args:
+        maps: (B, N, h, w) in [0, 1].
+
+    Returns:
+        Scalar.
+    """
+    rows = maps[..., 0, :].square().sum() + maps[..., -1, :].square().sum()
+    columns = maps[..., :, 0].square().sum() + maps[..., :, -1].square().sum()
+    return (_squared_differences(maps) + 0.3 * (rows + columns)) / (2 * maps.shape[0])

@@ -1,0 +1,117 @@
+"""From a map to a masked image: scaling, upsampling, thresholding, masking."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tame.types import MapScaling, MaskingKind
+
+
+def min_max(maps: Tensor) -> Tensor:
+    """Scale each map to [0, 1]; a constant map becomes all ones.
+
+    Args:
+        maps: (B, h, w).
+
+    Returns:
+        (B, h, w) in [0, 1]: ``(m - min) / (max - min)`` per map.
+
+    Example:
+        >>> min_max(torch.tensor([[[1.0, 3.0]], [[2.0, 2.0]]])).tolist()
+        [[[0.0, 1.0]], [[1.0, 1.0]]]
+    """
+    low, high = maps.amin((1, 2), keepdim=True), maps.amax((1, 2), keepdim=True)
+    span = high - low
+    return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 1)
+
+
+def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, h, w) bilinearly (``align_corners=False``) to ``size`` = (H, W)."""
+    if maps.shape[1:] == size:
+        return maps
+    return F.interpolate(maps.unsqueeze(1), size=size, mode="bilinear", align_corners=False).squeeze(1)
+
+
+def rank_scale(maps: Tensor) -> Tensor:
+    """Replace the values of each map by their ranks / (HW - 1), ties sharing their average rank.
+
+    Every method gets the same density this way, so that stretching a map changes nothing.
+
+    Args:
+        maps: (B, H, W).
+
+    Returns:
+        (B, H, W) in [0, 1]. A map of one pixel becomes 1.
+
+    Example:
+        >>> rank_scale(torch.tensor([[[5.0, 1.0, 5.0]]])).tolist()
+        [[[0.75, 0.0, 0.75]]]
+    """
+    values, order = maps.flatten(1).sort(dim=1)  # (B, HW)
+    batch, count = values.shape
+    if count == 1:
+        return torch.ones_like(maps)
+    changes = torch.ones_like(values, dtype=torch.bool)
+    changes[:, 1:] = values[:, 1:] != values[:, :-1]
+    group = changes.cumsum(1) - 1 + count * torch.arange(batch, device=maps.device).unsqueeze(1)
+    sizes = torch.bincount(group.flatten(), minlength=batch * count)  # how many share each value
+    ends = sizes.view(batch, count).cumsum(1).flatten()  # rank after the last of each group
+    average = ends[group].to(torch.float64) - (sizes[group] + 1).to(torch.float64) / 2
+    ranks = torch.empty_like(values)
+    ranks.scatter_(1, order, (average / (count - 1)).to(values.dtype))
+    return ranks.view_as(maps)
+
+
+def scale_and_upsample(maps: Tensor, size: tuple[int, int], scaling: MapScaling) -> Tensor:
+    """Prepare an explainer's maps (B, h, w) for masking: min-max, upsample, rank-scale where asked.
+
+    Returns:
+        (B, H, W) in [0, 1].
+    """
+    scaled = upsample(min_max(maps), size)
+    return rank_scale(scaled) if scaling == "rank" else scaled
+
+
+def keep_top(maps: Tensor, keep: float) -> Tensor:
+    """Set values below the (1 - keep) quantile of each map to 0; the others keep their value.
+
+    Args:
+        maps: (B, H, W).
+        keep: Fraction of the pixels to keep, in (0, 1].
+
+    Returns:
+        (B, H, W). Values equal to the quantile are kept, so ties can keep more than asked.
+
+    Example:
+        >>> keep_top(torch.tensor([[[0.1, 0.2, 0.3, 0.4]]]), keep=0.5)
+        tensor([[[0.0000, 0.0000, 0.3000, 0.4000]]])
+    """
+    if keep >= 1:
+        return maps
+    threshold = torch.quantile(maps.flatten(1), 1 - keep, dim=1).view(-1, 1, 1)
+    return torch.where(maps < threshold, 0, maps)
+
+
+def apply_mask(
+    images: Tensor, masks: Tensor, normalise: Callable[[Tensor], Tensor], kind: MaskingKind
+) -> Tensor:
+    """Mask images and normalise them for a classifier.
+
+    ``cnn``: ``normalise(mask * image)``, removed pixels are black; ``vit``: ``mask * normalise(image)``,
+    removed pixels are the dataset mean (T-TAME, Eq. 13 and 14).
+
+    Args:
+        images: (B, C, H, W) in [0, 1].
+        masks: (B, H, W) in [0, 1].
+        normalise: The classifier's own normalisation.
+        kind: Which of the two.
+
+    Returns:
+        (B, C, H, W), normalised.
+    """
+    masks = masks.unsqueeze(1)  # (B, 1, H, W)
+    return normalise(masks * images) if kind == "cnn" else masks * normalise(images)

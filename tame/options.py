@@ -1,0 +1,164 @@
+"""What every command can be told: typed options, free of heavy imports.
+
+The same word means the same in every command. An empty string means "the default, worked out later".
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+from tame.types import LossForm, MapScaling, MaskingKind
+
+
+@dataclass
+class CommonOptions:
+    """Options shared by all commands.
+
+    Args:
+        backbone: Name of the classifier, see `tame list backbones`.
+        weights: Name of published weights, path of a state_dict, or "random"; empty: the first published ones.
+        layers: Feature layers: a tap set (paper, released, proposed) or module names separated by commas;
+            empty: the preset's set.
+        preset: paper, released or tame, see `tame list presets`.
+        device: auto (CUDA where there is one, else the CPU), cpu, cuda or mps.
+        precision: auto (16-mixed for training on CUDA, else 32), 32, 16-mixed or bf16-mixed.
+        seed: Seed of everything random.
+        num_workers: Processes that read images; 0 reads in the main process.
+        resume: Continue what an interrupted run of the same command left in --out; false starts over.
+    """
+
+    backbone: str = "efficientnet_lite0"
+    weights: str = ""
+    layers: str = ""
+    preset: str = "tame"
+    device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
+    precision: Literal["auto", "32", "16-mixed", "bf16-mixed"] = "auto"
+    seed: int = 0
+    num_workers: int = 2
+    resume: bool = True
+
+
+@dataclass
+class DataOptions:
+    """Where images are and which of them count.
+
+    Args:
+        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of images;
+            empty: DATA of the environment or of .env.
+        lists: Folder of image lists; empty: LIST of the environment or of .env.
+        limit_images: Use this many images only, drawn by seed; 0: all.
+    """
+
+    data: str = ""
+    lists: str = ""
+    limit_images: int = 0
+
+
+@dataclass
+class TrainOptions(DataOptions, CommonOptions):
+    """Train an attention mechanism.
+
+    Args:
+        train_list: List of training images, a path or a name in --lists; empty: train.txt there, else every
+            image of the training folder.
+        val_list: List of validation images; empty: Validation.txt of --lists, else 10 % of the training images,
+            drawn by seed and written down.
+        limit_val_images: Validate on this many images only; 0: all.
+        out: Folder of the run; empty: runs/BACKBONE.
+        attention: Attention mechanism, see `tame list attention`.
+        init: random, or from the classifier itself; empty: the preset's.
+        init_images: Training images that initialise from the classifier; empty or 0: its own default.
+        loss: Form of the area and variation terms; empty: the preset's.
+        masking: Masking of the second pass; empty: the backbone's own.
+        epochs: Passes over the training images; 0 writes the initialisation as it is; -1: the preset's.
+        batch_size: Images per step; 0: the preset's.
+        lr: Peak learning rate of the one-cycle schedule; 0: the preset's.
+        clip: Largest norm of the gradient; 0: no clipping.
+        devices: Number of devices.
+        num_nodes: Number of machines.
+        strategy: Lightning's strategy (auto, ddp, ...).
+    """
+
+    train_list: str = ""
+    val_list: str = ""
+    limit_val_images: int = 0
+    out: str = ""
+    attention: str = "ttame"
+    init: Literal["", "random", "classifier"] = ""
+    init_images: int = 0
+    loss: Literal["", LossForm] = ""
+    masking: Literal["", MaskingKind] = ""
+    epochs: int = -1
+    batch_size: int = 0
+    lr: float = 0.0
+    clip: float = 0.0
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+
+
+@dataclass
+class MethodOptions:
+    """Which explanation method, and what it needs.
+
+    Args:
+        method: Explanation method, see `tame list methods`.
+        checkpoint: Trained attention mechanism, a folder or file; empty: the one shipped for the backbone.
+        cam_layer: Layer that the CAM methods explain; empty: the backbone's last activated convolution.
+    """
+
+    method: str = "ttame"
+    checkpoint: str = ""
+    cam_layer: str = ""
+
+
+@dataclass
+class EvaluateOptions(MethodOptions, DataOptions, CommonOptions):
+    """Measure an explanation method.
+
+    Args:
+        list: List of images, a path or a name in --lists; empty: Evaluation.txt there, else every image of
+            the validation folder.
+        metrics: Metrics separated by commas, see `tame list metrics`.
+        map_scaling: Readings of the maps, separated by commas: minmax, rank.
+        masking: Masking of the perturbed images; empty: the preset's.
+        batch_size: Images per batch.
+        out: Folder of the results; empty: evaluations/BACKBONE/METHOD.
+    """
+
+    list: str = ""
+    metrics: str = "ad-ic"
+    map_scaling: str = "minmax,rank"
+    masking: Literal["", MaskingKind] = ""
+    batch_size: int = 32
+    out: str = ""
+
+    def scalings(self) -> tuple[MapScaling, ...]:
+        """Return the asked readings, checked."""
+        from tame.checks import InputError
+
+        names = [name.strip() for name in self.map_scaling.split(",") if name.strip()]
+        known: dict[str, MapScaling] = {"minmax": "minmax", "rank": "rank"}
+        if not names or any(name not in known for name in names):
+            raise InputError(f"expected --map-scaling minmax, rank or both, got {self.map_scaling!r}")
+        return tuple(known[name] for name in names)
+
+
+@dataclass
+class ExplainOptions(MethodOptions, CommonOptions):
+    """Explain photographs.
+
+    Args:
+        images: Image files or folders of images; none: two bundled photographs.
+        target: Classes to explain, indices or names; empty: the best ones.
+        top: Explain this many of the best classes, side by side.
+        batch_size: Images per batch.
+        out: Folder of the overlays, maps and manifest.json.
+    """
+
+    images: list[str] = field(default_factory=list)
+    target: list[str] = field(default_factory=list)
+    top: int = 1
+    batch_size: int = 8
+    out: str = "explanations"

@@ -1,0 +1,33 @@
+"""The vocabulary shared by all modules: literals, protocols and small results.
+
+Shapes used everywhere: ``images`` float (B, C, H, W) in [0, 1], never normalised; ``logits`` (B, K);
+``confidence`` softmax score of one class (B,); ``targets`` int64 (B,); ``features`` tuple of
+(B, C_i, h_i, w_i); ``class_maps`` (B, N, h, w) before the sigmoid, N = number of asked classes;
+``maps`` (B, h, w), an explainer's output, unscaled. AD and IC are percentages, ``keep`` a fraction.
+"""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+MaskingKind = Literal["cnn", "vit"]
+MapScaling = Literal["minmax", "rank"]
+LossForm = Literal["paper", "released"]
+
+
+class ClassifierOutput(NamedTuple):
+    """What a frozen classifier says: ``logits`` (B, K) and its tapped ``features``, each (B, C_i, h_i, w_i)."""
+
+    logits: Tensor
+    features: tuple[Tensor, ...]
+
+
+class Explainer(Protocol):
+    """The one signature of every explanation method."""
+
+    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Explain ``targets`` (B,) on ``images`` (B, C, H, W): return unscaled maps (B, h, w)."""
+        ...
