@@ -38,7 +38,7 @@ def check_targets(targets: Tensor, batch: int, classes: int) -> None:
         raise InputError(
             f"expected targets of shape ({batch},) and type int64, got {tuple(targets.shape)} {targets.dtype}"
         )
-    if targets.numel() and not (0 <= int(targets.min()) and int(targets.max()) < classes):
+    if targets.numel() and not (int(targets.min()) >= 0 and int(targets.max()) < classes):
         raise InputError(f"expected targets in 0..{classes - 1}, got {int(targets.min())}..{int(targets.max())}")
 
 

@@ -2,19 +2,23 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 import torch
 from torch import Tensor, nn
 
 from tame.backbones.spec import BackboneSpec
 from tame.checks import InputError
 
+_Seen = list[tuple[str, nn.Module, Tensor]]  # in the order of execution
+
 
 def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tuple[str, ...]:
     """Propose up to ``count`` feature layers, earliest first.
 
-    Feature maps: the last of the outermost modules at each of the deepest ``count`` resolutions. Tokens: the first norm of the
-    last ``count`` blocks, the place before attention. Only layers whose every position still reaches the
-    logits are taken: after the last block of a transformer with a class token, patches no longer do.
+    Feature maps: the last of the outermost modules at each of the deepest ``count`` resolutions. Tokens: the
+    first norm of the last ``count`` blocks, the place before attention. Only layers whose positions still reach
+    the logits are taken: after the last block of a transformer with a class token, patches no longer do.
 
     Args:
         spec: Describes the input and, for transformers, the token layout.
@@ -24,41 +28,37 @@ def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tup
     Raises:
         InputError: If no layer qualifies.
     """
-    seen: list[tuple[str, nn.Module, Tensor]] = []  # in the order of execution, one entry per module's last call
+    seen: _Seen = []
 
-    def watch(name: str) -> object:
-        def hook(watched: nn.Module, _args: object, output: object) -> None:
+    def watch(name: str) -> Callable[[nn.Module, object, object], None]:
+        def hook(part: nn.Module, _args: object, output: object) -> None:
             if isinstance(output, Tensor) and output.requires_grad:
-                seen.append((name, watched, output))
+                seen.append((name, part, output))
 
         return hook
 
-    preprocessing = spec.preprocessing
-    images = torch.rand(
-        1, preprocessing.channels, preprocessing.crop, preprocessing.crop, generator=torch.Generator().manual_seed(0)
-    )
-    images = (images - torch.tensor(preprocessing.mean).view(1, -1, 1, 1)) / torch.tensor(preprocessing.std).view(
-        1, -1, 1, 1
-    )
-    modules = [(name, part) for name, part in module.named_modules() if name]
-    handles = [part.register_forward_hook(watch(name)) for name, part in modules]  # type: ignore[arg-type]
+    shape = (1, spec.preprocessing.channels, spec.preprocessing.crop, spec.preprocessing.crop)
+    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # as if normalised
+    handles = [part.register_forward_hook(watch(name)) for name, part in module.named_modules() if name]
+    zero_heads = [part for part in module.modules() if isinstance(part, nn.Linear) and not part.weight.any()]
+    for head in zero_heads:  # an untrained head may be all zero and hide what reaches the logits
+        nn.init.normal_(head.weight)
     try:
         with torch.enable_grad():
             logits = module(images.requires_grad_())
+        candidates = _deepest_maps(seen) if spec.tokens is None else _first_norms(seen)
+        reaching = [name for name, output in candidates if _reaches(logits, output)]
     finally:
         for handle in handles:
             handle.remove()
-    candidates = _token_norms(seen) if spec.tokens is not None else _deepest_maps(seen)
-    (alive,) = torch.autograd.grad(logits.sum(), images, retain_graph=True)
-    if alive.any():  # else the head is untrained and all zero: nothing reaches the logits yet
-        candidates = [(name, output) for name, output in candidates if _reaches(logits, output)]
-    reaching = [name for name, _ in candidates]
+        for head in zero_heads:
+            nn.init.zeros_(head.weight)
     if not reaching:
         raise InputError(f"no feature layer found in {spec.name}; name some with --layers")
     return tuple(reaching[-count:])
 
 
-def _deepest_maps(seen: list[tuple[str, nn.Module, Tensor]]) -> list[tuple[str, Tensor]]:
+def _deepest_maps(seen: _Seen) -> list[tuple[str, Tensor]]:
     """Return the last of the outermost modules at each resolution, largest resolution first."""
     best: dict[tuple[int, int], tuple[str, Tensor]] = {}
     for name, part, output in seen:
@@ -69,8 +69,8 @@ def _deepest_maps(seen: list[tuple[str, nn.Module, Tensor]]) -> list[tuple[str, 
     return [best[size] for size in sorted(best, reverse=True)]
 
 
-def _token_norms(seen: list[tuple[str, nn.Module, Tensor]]) -> list[tuple[str, Tensor]]:
-    """Return the first norm of every block, in order: norms over tokens, one per parent."""
+def _first_norms(seen: _Seen) -> list[tuple[str, Tensor]]:
+    """Return the first norm over tokens of every block, in order."""
     first: dict[str, tuple[str, Tensor]] = {}
     for name, part, output in seen:
         if isinstance(part, nn.LayerNorm) and output.ndim == 3:
@@ -79,8 +79,9 @@ def _token_norms(seen: list[tuple[str, nn.Module, Tensor]]) -> list[tuple[str, T
 
 
 def _reaches(logits: Tensor, output: Tensor) -> bool:
+    """Whether most positions of ``output`` (channels last for tokens, second for maps) have a gradient."""
     (gradient,) = torch.autograd.grad(logits.sum(), output, retain_graph=True, allow_unused=True)
     if gradient is None:
         return False
-    positions = gradient.abs().sum(-1 if output.ndim == 3 else 1).flatten()
+    positions = gradient.abs().sum(-1 if output.ndim == 3 else 1)
     return bool((positions > 0).float().mean() > 0.5)

@@ -69,10 +69,11 @@ def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
         known = ", ".join([*spec.weights, "random"])
         raise InputError(f"no weights {str(path)!r} for {spec.name}: expected a file or one of {known}")
     try:
-        if path.suffix == ".safetensors":
-            state = load_file(path)
-        else:
-            state = torch.load(path, weights_only=True, map_location="cpu")
+        state: object = (
+            load_file(path)
+            if path.suffix == ".safetensors"
+            else torch.load(path, weights_only=True, map_location="cpu")
+        )
     except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
         raise InputError(f"{path} holds no weights that can be loaded safely: {error}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):

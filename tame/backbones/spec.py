@@ -64,7 +64,7 @@ class TokenLayout:
         patches = tokens[:, self.prefix :]
         if self.gate:
             patches = patches * tokens[:, :1]
-        return patches.transpose(1, 2).unflatten(2, self.grid)  # (B, n, D) -> (B, D, gh, gw)
+        return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)  # (B, n, D) -> (B, D, gh, gw)
 
 
 @dataclass(frozen=True)

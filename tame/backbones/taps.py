@@ -15,7 +15,6 @@ from torchvision.models.feature_extraction import NodePathTracer, create_feature
 
 from tame.checks import InputError
 
-
 # Every module is traced through to its smallest parts, so that taps inside torchvision's own blocks exist too.
 _TRACING: dict[str, Any] = {"leaf_modules": [], "autowrap_modules": (math, torchvision.ops)}
 
@@ -32,7 +31,9 @@ def _tap_nodes(module: nn.Module, layers: Sequence[str], nodes: list[Node], qual
     for layer in layers:
         if layer not in known:
             near = get_close_matches(layer, known, n=3)
-            raise InputError(f"{layer!r} is no layer of {type(module).__name__}; near names: {', '.join(near) or 'none'}")
+            raise InputError(
+                f"{layer!r} is no layer of {type(module).__name__}; near names: {', '.join(near) or 'none'}"
+            )
         calls = [node for node in nodes if node.op == "call_module" and node.target == layer]
         inside = [node for node in nodes if qualnames.get(node, "").startswith(f"{layer}.")]
         if not (calls or inside):
@@ -84,11 +85,9 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule:
         for user in tap.users:
             follower = module.get_submodule(str(user.target)) if user.op == "call_module" else None
             if getattr(follower, "inplace", False):
-                follower.inplace = False  # type: ignore[union-attr,assignment] # just checked
+                follower.inplace = False  # type: ignore[union-attr] # just checked
     returned = {qualnames[tap]: str(index) for index, tap in enumerate(taps)} | {qualnames[logits]: "logits"}
-    return create_feature_extractor(
-        module, return_nodes=returned, tracer_kwargs=_TRACING, suppress_diff_warning=True
-    )
+    return create_feature_extractor(module, return_nodes=returned, tracer_kwargs=_TRACING, suppress_diff_warning=True)
 
 
 def hooked_outputs(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Any]:

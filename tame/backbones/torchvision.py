@@ -27,7 +27,10 @@ _KNOWN: dict[str, dict[str, object]] = {
         },
         "cam_layer": "features.29",
     },
-    "resnet50": {"layers": {"paper": _RESNET, "released": _RESNET, "proposed": _RESNET}, "cam_layer": "layer4"},
+    "resnet50": {
+        "layers": {"paper": _RESNET, "released": _RESNET, "proposed": _RESNET},
+        "cam_layer": "layer4",
+    },
     "vit_b_16": {
         "layers": {"paper": _VIT_BLOCKS, "released": _VIT_NORMS, "proposed": _VIT_NORMS},
         "cam_layer": _VIT_NORMS[-1],
@@ -90,5 +93,3 @@ def _loader(entry: models.WeightsEnum) -> Callable[[], Mapping[str, Tensor]]:
             ) from error
 
     return load
-
-

@@ -32,9 +32,7 @@ def area_released(maps: Tensor) -> Tensor:
 
 
 def _squared_differences(maps: Tensor) -> Tensor:
-    return (maps[..., 1:, :] - maps[..., :-1, :]).square().sum() + (
-        maps[..., :, 1:] - maps[..., :, :-1]
-    ).square().sum()
+    return (maps[..., 1:, :] - maps[..., :-1, :]).square().sum() + (maps[..., :, 1:] - maps[..., :, :-1]).square().sum()
 
 
 def variation_paper(maps: Tensor) -> Tensor:

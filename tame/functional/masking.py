@@ -96,9 +96,7 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
     return torch.where(maps < threshold, 0, maps)
 
 
-def apply_mask(
-    images: Tensor, masks: Tensor, normalise: Callable[[Tensor], Tensor], kind: MaskingKind
-) -> Tensor:
+def apply_mask(images: Tensor, masks: Tensor, normalise: Callable[[Tensor], Tensor], kind: MaskingKind) -> Tensor:
     """Mask images and normalise them for a classifier.
 
     ``cnn``: ``normalise(mask * image)``, removed pixels are black; ``vit``: ``mask * normalise(image)``,
