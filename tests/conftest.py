@@ -1,0 +1,146 @@
+"""Fixtures of all tests: toy classifiers, the reference files, one thread per worker, fixed seeds, no network."""
+
+from __future__ import annotations
+
+import os
+import random
+import socket
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+from torchvision.models import VisionTransformer
+
+from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+
+REPOSITORY = Path(__file__).resolve().parent.parent
+SHARED = REPOSITORY.parent / "shared"
+
+if "PYTEST_XDIST_WORKER" in os.environ:
+    torch.set_num_threads(1)  # the workers share the cores
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Mark what needs the reference files, and skip what this machine cannot run."""
+    for item in items:
+        if "shared_dir" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.shared)
+        if item.get_closest_marker("shared") and not SHARED.is_dir():
+            item.add_marker(pytest.mark.skip(reason="no folder `shared` beside the checkout"))
+        if item.get_closest_marker("gpu") and not torch.cuda.is_available():
+            item.add_marker(pytest.mark.skip(reason="no CUDA device"))
+
+
+@pytest.fixture(autouse=True)
+def _seeds() -> None:
+    random.seed(0)
+    np.random.seed(0)  # noqa: NPY002 - libraries under test may draw from it
+    torch.manual_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Refuse connections that leave this machine: a test that downloads is a mistake."""
+    connect = socket.socket.connect
+
+    def refuse(self: socket.socket, address: Any) -> None:
+        if self.family in (socket.AF_INET, socket.AF_INET6) and address[0] not in ("127.0.0.1", "::1", "localhost"):
+            raise OSError(f"tests may not use the network, asked for {address}")
+        connect(self, address)
+
+    monkeypatch.setattr(socket.socket, "connect", refuse)
+
+
+@pytest.fixture(scope="session")
+def shared_dir() -> Path:
+    """Folder of the reference numbers, weights and photographs; mark its tests with ``shared``."""
+    return SHARED
+
+
+class ToyCNN(nn.Module):
+    """Three stages of 8 x 16 x 16, 12 x 8 x 8 and 16 x 4 x 4, with what makes freezing hard."""
+
+    def __init__(self, classes: int = 5) -> None:
+        super().__init__()
+        self.stage1 = self._stage(3, 8)
+        self.stage2 = self._stage(8, 12)
+        self.stage3 = self._stage(12, 16)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Linear(16, classes)
+        for part in self.modules():
+            if isinstance(part, nn.BatchNorm2d):  # as if trained
+                nn.init.normal_(part.running_mean, std=0.3)
+                nn.init.uniform_(part.running_var, 0.5, 1.5)
+
+    @staticmethod
+    def _stage(inputs: int, outputs: int) -> nn.Sequential:
+        convolution = nn.Conv2d(inputs, outputs, 3, stride=2, padding=1)
+        return nn.Sequential(convolution, nn.BatchNorm2d(outputs), nn.ReLU(inplace=True))
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stage3(self.stage2(self.stage1(inputs)))
+        return self.head(self.dropout(features.mean((2, 3))))
+
+
+def toy_vit(classes: int = 5) -> VisionTransformer:
+    """Return a transformer of 3 blocks, 1 + 4 x 4 tokens of 16 values."""
+    module = VisionTransformer(32, 8, num_layers=3, num_heads=2, hidden_dim=16, mlp_dim=32, num_classes=classes)
+    nn.init.normal_(module.heads.head.weight)  # torchvision starts it at zero
+    return module
+
+
+_PREPROCESSING = Preprocessing(resize=36, crop=32, mean=(0.4, 0.5, 0.6), std=(0.2, 0.25, 0.3))
+_CLASSES = ("cat", "dog", "bird", "fish", "tree")
+_STAGES = ("stage1", "stage2", "stage3")
+_BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in range(3))
+_NORMS = tuple(f"{block}.ln_1" for block in _BLOCKS)
+
+TOY_SPECS = {
+    "cnn": BackboneSpec(
+        name="toy_cnn",
+        build=ToyCNN,
+        preprocessing=_PREPROCESSING,
+        class_names=_CLASSES,
+        layers={"paper": _STAGES, "released": _STAGES, "proposed": _STAGES},
+        cam_layer="stage3",
+    ),
+    "vit": BackboneSpec(
+        name="toy_vit",
+        build=toy_vit,
+        preprocessing=_PREPROCESSING,
+        class_names=_CLASSES,
+        layers={"paper": _BLOCKS, "released": _NORMS, "proposed": _NORMS},
+        cam_layer=_NORMS[-1],
+        masking="vit",
+        tokens=TokenLayout(prefix=1, grid=(4, 4)),
+        layer_aliases={f"{block}.ln": f"{block}.ln_1" for block in _BLOCKS},
+    ),
+}
+
+
+@pytest.fixture
+def toy_classifier() -> Callable[..., FrozenClassifier]:
+    """Return ``toy_classifier("cnn" or "vit", layers=..., seed=0)``: 5 classes, images of 3 x 32 x 32.
+
+    ``layers`` is the name of a tap set of the spec or a sequence of module names.
+    """
+
+    def make(kind: str = "cnn", layers: str | Sequence[str] = "proposed", seed: int = 0) -> FrozenClassifier:
+        spec = TOY_SPECS[kind]
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            module = spec.build()
+        names = spec.layers[layers] if isinstance(layers, str) else layers
+        return FrozenClassifier(spec, module, names, weights="random")
+
+    return make
+
+
+@pytest.fixture
+def toy_images() -> Tensor:
+    """Four images of 3 x 32 x 32 in [0, 1]."""
+    return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
