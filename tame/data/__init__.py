@@ -1,0 +1,44 @@
+"""From files to batches: lists, photographs, crops, and a Lightning data module.
+
+`ImageListDataModule` is in `tame.data.datamodule`, so that reading a photograph does not import Lightning.
+"""
+
+from tame.data.dataset import Batch, ImageListDataset, Sample
+from tame.data.images import load_image, to_photo
+from tame.data.lists import (
+    ImageEntry,
+    ImageFolders,
+    draw,
+    list_hash,
+    read_list,
+    replacing,
+    resolve_folders,
+    resolve_list,
+    split_validation,
+    walk_images,
+    write_list,
+)
+from tame.data.transforms import Crop, CropKind, crop_box, to_tensor
+
+__all__ = [
+    "Batch",
+    "Crop",
+    "CropKind",
+    "ImageEntry",
+    "ImageFolders",
+    "ImageListDataset",
+    "Sample",
+    "crop_box",
+    "draw",
+    "list_hash",
+    "load_image",
+    "read_list",
+    "replacing",
+    "resolve_folders",
+    "resolve_list",
+    "split_validation",
+    "to_photo",
+    "to_tensor",
+    "walk_images",
+    "write_list",
+]

@@ -1,0 +1,87 @@
+"""Read a photograph of any kind as 8-bit RGB or grey, the right way up."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageOps, UnidentifiedImageError
+
+from tame.checks import InputError
+
+
+def load_image(path: str | Path, channels: int = 3) -> Image.Image:
+    """Read an image file; animations give their first frame.
+
+    Args:
+        path: Any file that Pillow reads.
+        channels: 3 for RGB, 1 for grey.
+
+    Returns:
+        Image of mode RGB or L, turned upright by its EXIF orientation, transparency over white.
+
+    Raises:
+        InputError: Naming the file and what is wrong with it, in one sentence.
+    """
+    path = Path(path)
+    _check_file(path)
+    try:
+        with Image.open(path) as image:
+            return to_photo(image, channels)
+    except InputError:
+        raise
+    except UnidentifiedImageError as error:
+        raise InputError(f"cannot read {path}: expected an image, got a file of another kind") from error
+    except Image.DecompressionBombError as error:
+        raise InputError(f"cannot read {path}: it has too many pixels ({_one_line(error)})") from error
+    except Exception as error:  # on broken files, decoders raise errors of almost any kind
+        raise InputError(f"cannot read {path}: it cannot be decoded ({_one_line(error)})") from error
+
+
+def _check_file(path: Path) -> None:
+    try:
+        size = path.stat().st_size
+    except OSError as error:
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
+    if path.is_dir():
+        raise InputError(f"cannot read {path}: expected an image file, got a folder")
+    if not size:
+        raise InputError(f"cannot read {path}: the file is empty")
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split()) or type(error).__name__
+
+
+def to_photo(image: Image.Image, channels: int = 3) -> Image.Image:
+    """Return an image of any mode as upright 8-bit RGB, or as grey for ``channels`` = 1.
+
+    Transparent images are laid over white. 16-bit grey is scaled by the 16-bit range. Floats are taken as
+    [0, 1] when none is larger, else as [0, 255].
+
+    Raises:
+        InputError: For another number of channels.
+
+    Example:
+        >>> to_photo(Image.new("I;16", (1, 1), 65535)).getpixel((0, 0))
+        (255, 255, 255)
+    """
+    if channels not in (1, 3):
+        raise InputError(f"expected 1 or 3 channels for a photograph, got {channels}")
+    image = ImageOps.exif_transpose(image)
+    if image.mode.startswith("I") or image.mode == "F":
+        image = Image.fromarray(_to_bytes(np.asarray(image)))
+    elif image.has_transparency_data:
+        image = image.convert("RGBA")
+        image = Image.alpha_composite(Image.new("RGBA", image.size, "white"), image)
+    return image.convert("RGB" if channels == 3 else "L")
+
+
+def _to_bytes(values: np.ndarray) -> np.ndarray:
+    """Scale 16-bit or float values (H, W) to 0..255."""
+    scaled = np.nan_to_num(values.astype(np.float32))
+    if np.issubdtype(values.dtype, np.floating):
+        scaled = scaled * 255 if scaled.max() <= 1 else scaled
+    else:
+        scaled = scaled * (255 / 65535)
+    return scaled.round().clip(0, 255).astype(np.uint8)

@@ -1,0 +1,268 @@
+"""Which images count: lists, folders, subsets, and the hash that names them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import random
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import NamedTuple
+from uuid import uuid4
+
+from dotenv import dotenv_values
+
+from tame.checks import InputError
+
+IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
+IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
+NO_LABEL = "?"  # stands for an unknown label in a written list
+
+
+class ImageEntry(NamedTuple):
+    """One image of a list: its file, and its label or None."""
+
+    path: Path
+    label: int | None
+
+
+class ImageFolders(NamedTuple):
+    """Folders of the training and of the validation images."""
+
+    train: Path
+    val: Path
+
+
+def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -> list[ImageEntry]:
+    """Read a list of images: lines ``path label``, the path relative to ``image_root``.
+
+    Blank lines and spaces at the ends are ignored; paths may contain spaces. The label ``?`` means unknown.
+
+    Args:
+        list_file: Text file, UTF-8.
+        image_root: Folder that the paths start from.
+        num_classes: Labels are in 0..num_classes - 1.
+
+    Raises:
+        InputError: Naming the list and the line, for a line without a label, a wrong label, or a missing
+            image; also for an absent, unreadable or empty list.
+    """
+    list_file, image_root = Path(list_file), Path(image_root)
+    lines = _numbered_lines(list_file)
+    entries = []
+    for number, line in lines:
+        name, label = _parse_line(line, num_classes, f"{list_file}, line {number}")
+        entries.append(ImageEntry(image_root / name, label))
+    missing = _missing_files([entry.path for entry in entries])
+    if missing:
+        number, path = lines[missing[0]][0], entries[missing[0]].path
+        raise InputError(
+            f"{list_file}, line {number}: expected the image {path}, which does not exist "
+            f"({len(missing)} of {len(entries)} images are missing below {image_root})"
+        )
+    return entries
+
+
+def _numbered_lines(list_file: Path) -> list[tuple[int, str]]:
+    if not list_file.is_file():
+        raise InputError(f"expected a list of images, got {list_file}, which is not a file")
+    try:
+        text = list_file.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise InputError(f"expected a list of images in UTF-8, cannot read {list_file}: {error}") from error
+    lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
+    lines = [(number, line) for number, line in lines if line]
+    if not lines:
+        raise InputError(f"expected at least one line 'path label' in {list_file}, got an empty list")
+    return lines
+
+
+def _parse_line(line: str, num_classes: int, where: str) -> tuple[str, int | None]:
+    name, label = line.rsplit(maxsplit=1) if len(line.split()) > 1 else (line, "")
+    if label == NO_LABEL:
+        return name, None
+    if not (label.isascii() and label.removeprefix("-").isdigit()):
+        raise InputError(f"{where}: expected 'path label' with an integer label, got {line!r}")
+    if not 0 <= int(label) < num_classes:
+        raise InputError(f"{where}: expected a label in 0..{num_classes - 1}, got {label}")
+    return name, int(label)
+
+
+def _missing_files(paths: Sequence[Path]) -> list[int]:
+    """Return the positions of the files that do not exist, reading each folder once."""
+    listings: dict[str, frozenset[str]] = {}
+    missing = []
+    for position, path in enumerate(paths):
+        folder, name = os.path.split(path)
+        if folder not in listings:
+            listings[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()  # noqa: PTH112, PTH208 - names only, of 1.3 million files
+        if name not in listings[folder] and not path.is_file():
+            missing.append(position)
+    return missing
+
+
+def walk_images(folder: str | Path) -> list[ImageEntry]:
+    """Return every image below ``folder``, sorted, without labels; hidden files are left out.
+
+    Raises:
+        InputError: If ``folder`` is no folder, or holds no image.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise InputError(f"expected a folder of images, got {folder}, which is not a folder")
+    paths = [
+        Path(parent, name)
+        for parent, _, names in os.walk(folder)
+        for name in names
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122 - quick
+    ]
+    if not paths:
+        raise InputError(f"expected images (.jpg, .png, ...) in {folder} or below, got none")
+    return [ImageEntry(path, None) for path in sorted(paths)]
+
+
+def draw(entries: Sequence[ImageEntry], limit: int, seed: int) -> list[ImageEntry]:
+    """Draw ``limit`` entries by ``seed``, in their original order; 0: all of them.
+
+    With the same seed, a smaller draw is part of a larger one.
+
+    Raises:
+        InputError: For a negative limit.
+    """
+    if limit < 0:
+        raise InputError(f"expected a number of images, 0 for all of them, got {limit}")
+    return [entries[index] for index in sorted(_shuffled(len(entries), seed)[: limit or None])]
+
+
+def split_validation(
+    entries: Sequence[ImageEntry], fraction: float = 0.1, seed: int = 0
+) -> tuple[list[ImageEntry], list[ImageEntry]]:
+    """Split entries by ``seed`` into training and validation entries, both in their original order.
+
+    Args:
+        entries: At least two.
+        fraction: Part that validates, in (0, 1); at least one image stays on either side.
+        seed: Which ones.
+
+    Raises:
+        InputError: For fewer than two entries, or a fraction out of range.
+
+    Example:
+        >>> entries = [ImageEntry(Path(f"{index}.jpg"), None) for index in range(20)]
+        >>> train, val = split_validation(entries)
+        >>> len(train), len(val), sorted(train + val) == sorted(entries)
+        (18, 2, True)
+    """
+    if not 0 < fraction < 1:
+        raise InputError(f"expected a validation fraction between 0 and 1, got {fraction}")
+    if len(entries) < 2:
+        raise InputError(f"expected at least two images to split off a validation set, got {len(entries)}")
+    count = min(max(1, round(len(entries) * fraction)), len(entries) - 1)
+    chosen = set(_shuffled(len(entries), seed)[:count])
+    train = [entry for index, entry in enumerate(entries) if index not in chosen]
+    return train, [entries[index] for index in sorted(chosen)]
+
+
+def _shuffled(count: int, seed: int) -> list[int]:
+    order = list(range(count))
+    random.Random(seed).shuffle(order)
+    return order
+
+
+def list_hash(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
+    """Return the SHA-256 over the paths relative to ``image_root`` and the labels, in order."""
+    return hashlib.sha256(_as_text(entries, image_root).encode("utf-8", "surrogateescape")).hexdigest()
+
+
+def write_list(path: str | Path, entries: Sequence[ImageEntry], image_root: str | Path) -> None:
+    """Write a list that `read_list` reads back; the file appears whole or not at all."""
+    with replacing(path) as temporary:
+        temporary.write_text(_as_text(entries, image_root), encoding="utf-8")
+
+
+def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
+    prefix = str(Path(image_root)) + os.sep
+    return "".join(
+        f"{str(path).removeprefix(prefix).replace(os.sep, '/')} {NO_LABEL if label is None else label}\n"
+        for path, label in entries
+    )
+
+
+@contextmanager
+def replacing(path: str | Path) -> Iterator[Path]:
+    """Yield a temporary path that becomes ``path`` when the block succeeds; missing folders are made.
+
+    Example:
+        >>> from tempfile import mkdtemp
+        >>> target = Path(mkdtemp()) / "new" / "note.txt"
+        >>> with replacing(target) as temporary:
+        ...     _ = temporary.write_text("whole")
+        >>> target.read_text()
+        'whole'
+    """
+    path = Path(path)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    try:
+        yield temporary
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def resolve_folders(data: str) -> ImageFolders:
+    """Find the training and validation images.
+
+    Args:
+        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val below it) or any folder of images;
+            empty: DATA of the environment, or of ``.env`` in the working directory.
+
+    Raises:
+        InputError: If nothing is given, or no such folder exists.
+    """
+    folder = _folder(data, "data", "DATA")
+    if folder is None:
+        raise InputError("expected a folder of images: give --data, or set DATA in the environment or in .env")
+    train, val = (folder / f"ILSVRC2012_img_{part}" for part in ("train", "val"))
+    return ImageFolders(train if train.is_dir() else folder, val if val.is_dir() else folder)
+
+
+def resolve_list(name: str, lists_dir: str, default: str) -> Path | None:
+    """Find a list of images.
+
+    Args:
+        name: A path, or a name inside ``lists_dir``; empty: ``default`` inside ``lists_dir``.
+        lists_dir: Folder of lists; empty: LIST of the environment, or of ``.env`` in the working directory.
+        default: Name of the list that is used when it exists and none is asked.
+
+    Returns:
+        The file, or None when none is asked and there is no default one.
+
+    Raises:
+        InputError: If the asked list or the folder does not exist.
+    """
+    if name and Path(name).expanduser().is_file():
+        return Path(name).expanduser()
+    folder = _folder(lists_dir, "lists", "LIST")
+    found = folder / (name or default) if folder else None
+    if found and found.is_file():
+        return found
+    if not name:
+        return None
+    where = f"{folder} (--lists or LIST)" if folder else "--lists or LIST, which is not set"
+    raise InputError(f"expected a list of images, got {name!r}, which is neither a file nor a name in {where}")
+
+
+def _folder(given: str, option: str, variable: str) -> Path | None:
+    """Return the folder that an option, the environment or ``.env`` names, in this order."""
+    source = f"--{option}"
+    if not given:
+        given = os.environ.get(variable) or dotenv_values(Path.cwd() / ".env").get(variable) or ""
+        source = f"{variable} (of the environment or .env)"
+    if not given:
+        return None
+    folder = Path(given).expanduser()
+    if not folder.is_dir():
+        raise InputError(f"expected a folder in {source}, got {given!r}; give --{option} or set {variable}")
+    return folder
