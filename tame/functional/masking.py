@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from tame.checks import InputError
 from tame.types import MapScaling, MaskingKind
 
 
@@ -60,9 +61,9 @@ def rank_scale(maps: Tensor) -> Tensor:
     group = changes.cumsum(1) - 1 + count * torch.arange(batch, device=maps.device).unsqueeze(1)
     sizes = torch.bincount(group.flatten(), minlength=batch * count)  # how many share each value
     ends = sizes.view(batch, count).cumsum(1).flatten()  # rank after the last of each group
-    average = ends[group].to(torch.float64) - (sizes[group] + 1).to(torch.float64) / 2
+    twice = (2 * ends - sizes - 1)[group]  # twice the average rank, counted from 0: still an integer
     ranks = torch.empty_like(values)
-    ranks.scatter_(1, order, (average / (count - 1)).to(values.dtype))
+    ranks.scatter_(1, order, twice.to(values.dtype) / (2 * (count - 1)))
     return ranks.view_as(maps)
 
 
@@ -70,9 +71,11 @@ def scale_and_upsample(maps: Tensor, size: tuple[int, int], scaling: MapScaling)
     """Prepare an explainer's maps (B, h, w) for masking: min-max, upsample, rank-scale where asked.
 
     Returns:
-        (B, H, W) in [0, 1].
+        (B, H, W) in [0, 1], up to rounding. A constant map becomes exactly 1 everywhere, in ranks exactly 0.5.
     """
-    scaled = upsample(min_max(maps), size)
+    small = min_max(maps)
+    constant = small.amin((1, 2), keepdim=True) == 1  # upsampling rounds: ones would not stay equal at every size
+    scaled = torch.where(constant, 1, upsample(small, size))
     return rank_scale(scaled) if scaling == "rank" else scaled
 
 
@@ -86,11 +89,16 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
     Returns:
         (B, H, W). Values equal to the quantile are kept, so ties can keep more than asked.
 
+    Raises:
+        InputError: If ``keep`` is not in (0, 1]; 50 % is 0.5.
+
     Example:
         >>> keep_top(torch.tensor([[[0.1, 0.2, 0.3, 0.4]]]), keep=0.5)
         tensor([[[0.0000, 0.0000, 0.3000, 0.4000]]])
     """
-    if keep >= 1:
+    if not 0 < keep <= 1:
+        raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
+    if keep == 1:
         return maps
     threshold = torch.quantile(maps.flatten(1), 1 - keep, dim=1).view(-1, 1, 1)
     return torch.where(maps < threshold, 0, maps)

@@ -20,8 +20,8 @@ def drop(confidence: Tensor, masked: Tensor) -> Tensor:
         >>> drop(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])).tolist()
         [0.5, 0.0]
     """
-    positive = confidence > 0
-    return torch.where(positive, (confidence - masked).clamp(min=0) / torch.where(positive, confidence, 1), 0)
+    zero = confidence == 0  # and not `confidence > 0`, which would hide a NaN
+    return torch.where(zero, 0, (confidence - masked).clamp(min=0) / torch.where(zero, 1, confidence))
 
 
 def increase(confidence: Tensor, masked: Tensor, margin: float) -> Tensor:
