@@ -47,7 +47,7 @@ class Registry(Generic[T]):
         """
         if name not in self._entries:
             near = get_close_matches(name, self._entries, n=1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f"; did you mean {near[0]!r}?" if near else "."
             raise InputError(f"unknown {self.kind} {name!r}{hint} Known: {', '.join(self.names())}")
         return self._entries[name]
 

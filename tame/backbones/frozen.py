@@ -48,6 +48,7 @@ class FrozenClassifier(nn.Module):
         super().__init__()
         if not layers:
             raise InputError(f"expected at least one layer of {spec.name} to read features from, got none")
+        self.training = False
         self.spec = spec
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights = weights
@@ -130,14 +131,20 @@ class FrozenClassifier(nn.Module):
             inputs = self.normalise(images.to(device))
             tapped = self._extractor(inputs)
             hooked = hooked_outputs(self.module, self.layers, inputs)
-        for index, (layer, expected) in enumerate(zip(self.layers, hooked, strict=True)):
-            got = tapped[str(index)]
-            if not (isinstance(expected, Tensor) and expected.shape == got.shape and torch.equal(expected, got)):
-                raise InputError(f"the tap at layer {layer!r} differs from the output of that module")
         if tapped["logits"].shape != (1, self.spec.num_classes):
             raise InputError(
                 f"expected logits of shape (1, {self.spec.num_classes}) from {self.spec.name}, "
                 f"got {tuple(tapped['logits'].shape)}"
             )
-        maps = (self._to_map(tapped[str(index)], layer) for index, layer in enumerate(self.layers))
-        self._channels = tuple(feature.shape[1] for feature in maps)
+        channels = []
+        for index, (layer, expected) in enumerate(zip(self.layers, hooked, strict=True)):
+            if not isinstance(expected, Tensor):
+                raise InputError(f"layer {layer!r} gives a {type(expected).__name__}: expected one tensor")
+            got = tapped[str(index)]
+            if not (isinstance(got, Tensor) and got.shape == expected.shape and torch.equal(got, expected)):
+                raise InputError(f"the tap at layer {layer!r} differs from the output of that module")
+            feature = self._to_map(got, layer)
+            if self.spec.tokens is None and feature.shape[2] != feature.shape[3]:  # of a square image
+                raise InputError(f"layer {layer!r} gives {tuple(feature.shape)}: expected channels first, (B, C, h, w)")
+            channels.append(feature.shape[1])
+        self._channels = tuple(channels)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import islice
 
 import torch
 from torch import Tensor, nn
@@ -38,34 +39,39 @@ def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tup
         return hook
 
     shape = (1, spec.preprocessing.channels, spec.preprocessing.crop, spec.preprocessing.crop)
-    images = torch.randn(shape, generator=torch.Generator().manual_seed(0))  # as if normalised
+    generator = torch.Generator().manual_seed(0)  # the proposal never depends on the caller's seed, nor moves it
+    images = torch.randn(shape, generator=generator)  # as if normalised
     handles = [part.register_forward_hook(watch(name)) for name, part in module.named_modules() if name]
     zero_heads = [part for part in module.modules() if isinstance(part, nn.Linear) and not part.weight.any()]
     for head in zero_heads:  # an untrained head may be all zero and hide what reaches the logits
-        nn.init.normal_(head.weight)
+        nn.init.normal_(head.weight, generator=generator)
     try:
         with torch.enable_grad():
-            logits = module(images.requires_grad_())
+            score = module(images.requires_grad_()).amax()
         candidates = _deepest_maps(seen) if spec.tokens is None else _first_norms(seen)
-        reaching = [name for name, output in candidates if _reaches(logits, output)]
+        deepest_first = (name for name, output in reversed(candidates) if _reaches(score, output))
+        layers = tuple(islice(deepest_first, count))[::-1]
     finally:
         for handle in handles:
             handle.remove()
         for head in zero_heads:
             nn.init.zeros_(head.weight)
-    if not reaching:
+    if not layers:
         raise InputError(f"no feature layer found in {spec.name}; name some with --layers")
-    return tuple(reaching[-count:])
+    return layers
 
 
 def _deepest_maps(seen: _Seen) -> list[tuple[str, Tensor]]:
     """Return the last of the outermost modules at each resolution, largest resolution first."""
     best: dict[tuple[int, int], tuple[str, Tensor]] = {}
     for name, part, output in seen:
-        if output.ndim == 4 and min(output.shape[2:]) > 1 and not isinstance(part, nn.AdaptiveAvgPool2d):
-            size = (output.shape[2], output.shape[3])
-            if size not in best or name.count(".") <= best[size][0].count("."):
-                best[size] = (name, output)
+        if output.ndim != 4 or isinstance(part, nn.AdaptiveAvgPool2d | nn.ZeroPad2d):
+            continue
+        size = (output.shape[2], output.shape[3])
+        if size[0] != size[1] or size[0] == 1:  # the image is square: a map that is not has its channels last
+            continue
+        if size not in best or name.count(".") <= best[size][0].count("."):
+            best[size] = (name, output)
     return [best[size] for size in sorted(best, reverse=True)]
 
 
@@ -78,9 +84,9 @@ def _first_norms(seen: _Seen) -> list[tuple[str, Tensor]]:
     return list(first.values())
 
 
-def _reaches(logits: Tensor, output: Tensor) -> bool:
+def _reaches(score: Tensor, output: Tensor) -> bool:
     """Whether most positions of ``output`` (channels last for tokens, second for maps) have a gradient."""
-    (gradient,) = torch.autograd.grad(logits.sum(), output, retain_graph=True, allow_unused=True)
+    (gradient,) = torch.autograd.grad(score, output, retain_graph=True, allow_unused=True)
     if gradient is None:
         return False
     positions = gradient.abs().sum(-1 if output.ndim == 3 else 1)

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import pickle
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -43,6 +43,7 @@ def load_backbone(
     weights = weights or next(iter(spec.weights), "random")
     if weights in spec.weights:
         load_weights(module, spec.weights[weights](), weights)
+        spec = replace(spec, preprocessing=spec.weights_preprocessing.get(weights, spec.preprocessing))
     elif weights != "random":
         load_weights(module, read_state_dict(Path(weights), spec), weights)
     return FrozenClassifier(spec, module, resolve_layers(spec, module, layers), weights)
@@ -74,11 +75,13 @@ def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, weights_only=True, map_location="cpu")
         )
-    except (pickle.UnpicklingError, RuntimeError, OSError, ValueError, EOFError) as error:
+    except Exception as error:  # a broken file breaks the readers in many ways
         raise InputError(f"{path} holds no weights that can be loaded safely: {error}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(isinstance(value, Tensor) for value in state.values()):
+    if not isinstance(state, Mapping) or not all(
+        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
+    ):
         raise InputError(f"expected a state_dict (names and tensors) in {path}, got {type(state).__name__}")
     return {key.removeprefix("module."): value for key, value in state.items()}
 

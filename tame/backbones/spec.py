@@ -44,11 +44,18 @@ class TokenLayout:
         prefix: Number p of tokens before the patches (class token, registers).
         grid: (gh, gw) with gh * gw = n.
         gate: Multiply the patch tokens by the first prefix token (the released program's ``TTAME``).
+
+    Raises:
+        InputError: For a gate without a prefix token.
     """
 
     prefix: int
     grid: tuple[int, int]
     gate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gate and not self.prefix:
+            raise InputError("expected a prefix token to gate the patches with, got prefix=0")
 
     def to_map(self, tokens: Tensor) -> Tensor:
         """Return tokens (B, p + n, D) as a map (B, D, gh, gw).
@@ -82,6 +89,7 @@ class BackboneSpec:
         masking: Its own masking kind.
         tokens: Layout of token sequences; None for classifiers made of feature maps.
         weights: Published weights by name: functions that return a state_dict.
+        weights_preprocessing: Preprocessing of those published weights that need another one.
         layer_aliases: Other names of layers, as they stand in the authors' checkpoints.
     """
 
@@ -94,6 +102,7 @@ class BackboneSpec:
     masking: MaskingKind = "cnn"
     tokens: TokenLayout | None = None
     weights: Mapping[str, Callable[[], Mapping[str, Tensor]]] = field(default_factory=dict)
+    weights_preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
     layer_aliases: Mapping[str, str] = field(default_factory=dict)
 
     @property
@@ -110,7 +119,7 @@ class BackboneSpec:
             InputError: For an index out of range, or an unknown or ambiguous name with near matches.
         """
         text = str(target).strip()
-        if text.lstrip("-").isdigit():
+        if text.removeprefix("-").isdecimal():
             if not 0 <= int(text) < self.num_classes:
                 raise InputError(f"expected a class index in 0..{self.num_classes - 1}, got {text}")
             return int(text)

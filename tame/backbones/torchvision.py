@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from urllib.error import URLError
 
 from torch import Tensor
 from torchvision import models
@@ -52,41 +51,54 @@ def torchvision_spec(name: str) -> BackboneSpec:
     """
     if name not in torchvision_names():
         raise InputError(f"torchvision has no classifier {name!r}")
-    available = models.get_model_weights(name)
-    published = {entry.name.lower(): entry for entry in available}
-    first = next(iter(available))
-    transforms = first.transforms()
+    entries = [entry for entry in models.get_model_weights(name) if entry.meta["categories"]]
+    preprocessing = _preprocessing(entries[0])
+    patches: TokenLayout | None = None
+    if name.startswith("vit_"):  # its position embedding fits one image size only
+        entries = [entry for entry in entries if _preprocessing(entry).crop == preprocessing.crop]
+        grid = preprocessing.crop // int(name.rsplit("_", 1)[1])
+        patches = TokenLayout(prefix=1, grid=(grid, grid))
+    options = _builder_options(name, preprocessing)
     spec = BackboneSpec(
         name=name,
-        build=lambda: models.get_model(name, weights=None, **_quirks(name)),
-        preprocessing=Preprocessing(
-            resize=transforms.resize_size[0],
-            crop=transforms.crop_size[0],
-            interpolation=transforms.interpolation.value,
-            mean=tuple(transforms.mean),
-            std=tuple(transforms.std),
-        ),
-        class_names=tuple(first.meta["categories"]),
-        weights={key: _loader(entry) for key, entry in published.items()},
+        build=lambda: models.get_model(name, weights=None, **options),
+        preprocessing=preprocessing,
+        class_names=tuple(entries[0].meta["categories"]),
+        masking="vit" if patches else "cnn",
+        tokens=patches,
+        weights={entry.name.lower(): _loader(entry) for entry in entries},
+        weights_preprocessing={
+            entry.name.lower(): _preprocessing(entry) for entry in entries if _preprocessing(entry) != preprocessing
+        },
     )
-    if name.startswith("vit_"):
-        grid = transforms.crop_size[0] // int(name.rsplit("_", 1)[1])
-        spec = replace(spec, tokens=TokenLayout(prefix=1, grid=(grid, grid)), masking="vit")
     return replace(spec, **_KNOWN.get(name, {}))  # type: ignore[arg-type] # values of the table above
 
 
-def _quirks(name: str) -> dict[str, bool]:
-    """Return what a builder needs beyond its name: no auxiliary heads, no slow initialisation."""
-    if name == "inception_v3":
-        return {"init_weights": False, "transform_input": True}
-    return {"init_weights": False} if name == "googlenet" else {}
+def _preprocessing(entry: models.WeightsEnum) -> Preprocessing:
+    transforms = entry.transforms()
+    return Preprocessing(
+        resize=transforms.resize_size[0],
+        crop=transforms.crop_size[0],
+        interpolation=transforms.interpolation.value,
+        mean=tuple(transforms.mean),
+        std=tuple(transforms.std),
+    )
+
+
+def _builder_options(name: str, preprocessing: Preprocessing) -> dict[str, object]:
+    """Return what a builder needs so that the network equals the one whose weights are published."""
+    if name.startswith("vit_"):
+        return {"image_size": preprocessing.crop}
+    if name in ("googlenet", "inception_v3"):  # their weights expect another normalisation; random ones start slowly
+        return {"transform_input": True, "init_weights": False}
+    return {}
 
 
 def _loader(entry: models.WeightsEnum) -> Callable[[], Mapping[str, Tensor]]:
     def load() -> Mapping[str, Tensor]:
         try:
             return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (URLError, OSError) as error:
+        except (OSError, RuntimeError) as error:  # no network; a file whose hash is wrong
             raise InputError(
                 f"the weights {entry.name} could not be downloaded from {entry.url} ({error}); "
                 "give a file with --weights PATH, or --weights random"
