@@ -1,0 +1,48 @@
+from __future__ import annotations
+
+from dataclasses import FrozenInstanceError
+
+import pytest
+
+from tame.presets import PRESETS, Preset
+
+
+def test_there_are_three_presets_under_their_own_names() -> None:
+    assert PRESETS.names() == ["paper", "released", "tame"]
+    assert all(PRESETS.get(name).name == name for name in PRESETS)
+
+
+@pytest.mark.parametrize(
+    ("choice", "paper", "released"),
+    [  # the table of differences between the paper and the program its authors released
+        ("layers", "paper", "released"),
+        ("loss", "paper", "released"),
+        ("other_classes", "random", "batch"),
+        ("crop", "random", "released"),
+        ("output_size", "largest", "first"),
+        ("masking", None, "cnn"),
+    ],
+)
+def test_paper_and_released_program_differ_as_published(choice: str, paper: object, released: object) -> None:
+    assert getattr(PRESETS.get("paper"), choice) == paper
+    assert getattr(PRESETS.get("released"), choice) == released
+
+
+@pytest.mark.parametrize("name", ["paper", "released"])
+def test_what_the_paper_and_the_released_program_share(name: str) -> None:
+    preset = PRESETS.get(name)
+    assert (preset.init, preset.batch_size, preset.epochs, preset.max_lr) == ("random", 32, 8, 1e-3)
+    assert preset.ic_margin == 0  # p' > p, which counts rounding
+
+
+def test_our_own_preset_masks_as_the_backbone_asks_and_does_not_count_rounding() -> None:
+    preset = PRESETS.get("tame")
+    assert preset.layers == "proposed"
+    assert preset.masking is None
+    assert preset.ic_margin == 1e-5
+
+
+def test_a_preset_cannot_be_changed_in_passing() -> None:
+    preset: Preset = PRESETS.get("tame")
+    with pytest.raises(FrozenInstanceError):
+        preset.epochs = 3  # type: ignore[misc]
