@@ -52,7 +52,7 @@ class FrozenClassifier(nn.Module):
         self.spec = spec
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights = weights
-        self.module = module.eval().requires_grad_(False)
+        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
@@ -85,8 +85,11 @@ class FrozenClassifier(nn.Module):
         return FrozenClassifier(self.spec, self.module, layers, self.weights).to(self.mean.device)
 
     def normalise(self, images: Tensor) -> Tensor:
-        """Subtract the mean and divide by the standard deviation, per channel."""
-        return (images - self.mean) / self.std
+        """Subtract the mean and divide by the standard deviation, per channel.
+
+        The result lies in memory channels last, like the weights: convolutions are up to twice as quick so.
+        """
+        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""

@@ -1,0 +1,1 @@
+"""Side-by-side speed measurements; run them as `python -m benchmarks.NAME`."""

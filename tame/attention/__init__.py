@@ -1,0 +1,38 @@
+"""What is trained: attention mechanisms, from feature maps to class maps."""
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Literal
+
+from torch import nn
+
+from tame.attention.lcam import LCAM
+from tame.attention.mechanism import TAME
+from tame.registry import Registry
+
+__all__ = ["ATTENTIONS", "LCAM", "TAME", "build_attention"]
+
+ATTENTIONS = Registry[Callable[..., nn.Module]]("attention mechanism")
+ATTENTIONS.register("ttame")(TAME)
+ATTENTIONS.register("ttame-no-skip")(partial(TAME, skip=False))
+ATTENTIONS.register("ttame-no-skip-no-norm")(partial(TAME, skip=False, batch_norm=False))
+ATTENTIONS.register("ttame-sigmoid")(partial(TAME, activation="sigmoid"))
+ATTENTIONS.register("lcam")(LCAM)
+
+
+def build_attention(
+    name: str, channels: Sequence[int], num_classes: int, output_size: Literal["largest", "first"] = "largest"
+) -> nn.Module:
+    """Build the attention mechanism registered as ``name``, randomly initialised.
+
+    Args:
+        name: See `ATTENTIONS`.
+        channels: C_i of each feature map.
+        num_classes: K.
+        output_size: See `TAME`; a mechanism of one layer has only one size.
+
+    Raises:
+        InputError: For an unknown name, or feature layers it cannot take.
+    """
+    options = {} if name == "lcam" else {"output_size": output_size}
+    return ATTENTIONS.get(name)(channels, num_classes, **options)

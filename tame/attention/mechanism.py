@@ -1,0 +1,157 @@
+"""The T-TAME attention mechanism and its ablations, as one class with options."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tame.checks import InputError
+
+_RELEASED_LARGEST_SIDE = 56
+
+
+class TAME(nn.Module):
+    """Turns feature maps into one map per class (T-TAME, Fig. 3, Eq. 5-10).
+
+    Branch i: ``A_i = ReLU(BN(Conv1x1(L_i)) + L_i)``. The branches are upsampled bilinearly to one size,
+    concatenated and fused by ``Conv1x1`` into K class maps.
+
+    Two exact identities keep this cheap. A 1x1 convolution commutes with bilinear interpolation, so the fusion
+    works at each branch's own resolution and only its N results are upsampled and added. And only the asked
+    classes' fusion rows are applied. In eval mode batch norm and skip fold into the branch's convolution.
+
+    Args:
+        channels: C_i of each feature map.
+        num_classes: K.
+        skip: Add the branch's input (the ablation without it is ``skip=False``).
+        batch_norm: Use batch normalisation.
+        activation: ``relu`` or ``sigmoid``.
+        branch_channels: Output channels of every branch; None keeps C_i. Needs ``skip=False``.
+        output_size: Side of the class maps: of the ``largest`` feature map, or the ``first`` one's, at most 56,
+            as in the authors' released program.
+
+    Raises:
+        InputError: For options that contradict each other.
+
+    Example:
+        >>> mechanism = TAME(channels=[4, 8], num_classes=10).eval()
+        >>> features = (torch.rand(2, 4, 14, 14), torch.rand(2, 8, 7, 7))
+        >>> mechanism(features).shape  # all classes
+        torch.Size([2, 10, 14, 14])
+        >>> mechanism(features, torch.tensor([[3], [7]])).shape  # one class per image
+        torch.Size([2, 1, 14, 14])
+    """
+
+    def __init__(
+        self,
+        channels: Sequence[int],
+        num_classes: int,
+        *,
+        skip: bool = True,
+        batch_norm: bool = True,
+        activation: Literal["relu", "sigmoid"] = "relu",
+        branch_channels: int | None = None,
+        output_size: Literal["largest", "first"] = "largest",
+    ) -> None:
+        super().__init__()
+        if skip and branch_channels is not None:
+            raise InputError("expected branches as wide as their input where there is a skip connection")
+        self.channels = tuple(channels)
+        self.num_classes = num_classes
+        self.skip = skip
+        self.activation = activation
+        self.output_size = output_size
+        widths = [branch_channels or width for width in channels]
+        self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
+        self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
+        self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
+        self._folded: list[tuple[Tensor, Tensor]] = []
+        self._folded_from: tuple[int, ...] = ()
+
+    def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
+        """Compute class maps before the sigmoid.
+
+        Args:
+            features: One (B, C_i, h_i, w_i) per branch.
+            classes: Asked classes, int64: (N,) for all images, (B, N) per image, None for all K.
+
+        Returns:
+            (B, N, h, w).
+
+        Raises:
+            InputError: If the features are not those this mechanism was made for.
+        """
+        self._check(features)
+        size = self._size(features)
+        rows = self.fuser.weight.flatten(1) if classes is None else self.fuser.weight.flatten(1)[classes]
+        bias = self.fuser.bias if classes is None else self.fuser.bias[classes]  # type: ignore[index] # never None
+        parts = rows.split([conv.out_channels for conv in self._convs()], dim=-1)  # each (..., N, width)
+        total: Tensor | None = None
+        for branch, part in zip(self.branches(features), parts, strict=True):
+            fused = part @ branch.flatten(2)  # (B, N, h_i * w_i)
+            fused = fused.unflatten(2, branch.shape[2:])  # type: ignore[no-untyped-call]
+            if fused.shape[2:] != size:
+                fused = F.interpolate(fused, size=size, mode="bilinear", align_corners=False)
+            total = fused if total is None else total + fused
+        if total is None:
+            raise InputError("expected at least one feature map, got none")
+        return total + bias[..., None, None]  # type: ignore[index] # never None
+
+    def branches(self, features: Sequence[Tensor]) -> list[Tensor]:
+        """Compute the branches' activations A_i, each (B, width_i, h_i, w_i)."""
+        activate = F.relu if self.activation == "relu" else torch.sigmoid
+        if self.training:
+            return [activate(self._linear(index, feature)) for index, feature in enumerate(features)]
+        return [
+            activate(F.conv2d(feature, weight, bias))
+            for feature, (weight, bias) in zip(features, self._fold(), strict=True)
+        ]
+
+    def _linear(self, index: int, feature: Tensor) -> Tensor:
+        """Branch ``index`` before its activation, with the batch's own statistics in training."""
+        out = self.convs[index](feature)
+        if len(self.bns):
+            out = self.bns[index](out)
+        return out + feature if self.skip else out
+
+    def _fold(self) -> list[tuple[Tensor, Tensor]]:
+        """Convolution, batch norm and skip as one weight and bias per branch; remembered until one changes."""
+        tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
+        if torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
+            return [self._fold_branch(index) for index in range(len(self.convs))]
+        state = tuple(part for tensor in tensors for part in (tensor.data_ptr(), tensor._version))
+        if state != self._folded_from:
+            self._folded = [self._fold_branch(index) for index in range(len(self.convs))]
+            self._folded_from = state
+        return self._folded
+
+    def _fold_branch(self, index: int) -> tuple[Tensor, Tensor]:
+        conv = self._convs()[index]
+        weight, bias = conv.weight, conv.bias
+        if len(self.bns):
+            norm: Any = self.bns[index]
+            scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
+            weight = weight * scale.view(-1, 1, 1, 1)
+            bias = (bias - norm.running_mean) * scale + norm.bias  # type: ignore[operator] # never None
+        if self.skip:
+            weight = weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None]
+        return weight, bias  # type: ignore[return-value] # bias is never None
+
+    def _size(self, features: Sequence[Tensor]) -> tuple[int, int]:
+        if self.output_size == "first":
+            height, width = features[0].shape[2:]
+            return min(height, _RELEASED_LARGEST_SIDE), min(width, _RELEASED_LARGEST_SIDE)
+        height, width = max((feature.shape[2:] for feature in features), key=lambda side: side[0] * side[1])
+        return height, width
+
+    def _convs(self) -> list[nn.Conv2d]:
+        return list(self.convs)  # type: ignore[arg-type] # made of Conv2d only
+
+    def _check(self, features: Sequence[Tensor]) -> None:
+        got = tuple(feature.shape[1] for feature in features)
+        if got != self.channels:
+            raise InputError(f"expected feature maps of {self.channels} channels, got {got}")

@@ -1,0 +1,38 @@
+"""From options to a classifier on its device and an explainer for it."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+from tame.backbones import FrozenClassifier, load_backbone
+from tame.checkpoint import read_metadata, shipped_checkpoint
+from tame.devices import resolve_device
+from tame.explainers.base import build_explainer
+from tame.options import CommonOptions, MethodOptions
+from tame.presets import PRESETS
+from tame.types import Explainer
+
+
+class Setup(NamedTuple):
+    """A classifier on its device, and an explainer of it."""
+
+    classifier: FrozenClassifier
+    explainer: Explainer
+
+
+def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
+    """Load the backbone and build the method that the options name.
+
+    The layers are those asked for, else those of the checkpoint in use, else the preset's.
+
+    Raises:
+        InputError: For anything that cannot be used.
+    """
+    preset = PRESETS.get(common.preset)
+    device = resolve_device(common.device)
+    layers: str | list[str] = common.layers or preset.layers
+    checkpoint = method.checkpoint or shipped_checkpoint(common.backbone)
+    if checkpoint and not common.layers:
+        layers = read_metadata(checkpoint)["layers"]
+    classifier = load_backbone(common.backbone, common.weights, layers).to(device)
+    return Setup(classifier, build_explainer(classifier, method))

@@ -1,0 +1,44 @@
+"""The training loss: weights over named terms."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from tame.functional import losses
+from tame.model import TrainingPass
+from tame.types import LossForm
+
+_AREA = {"paper": losses.area_paper, "released": losses.area_released}
+_VARIATION = {"paper": losses.variation_paper, "released": losses.variation_released}
+
+
+class AttentionLoss(nn.Module):
+    """Weighted sum of cross-entropy, area and variation (T-TAME, Eq. 11-17).
+
+    ``1.5 CE(masked logits, model truth) + 2 area(maps) + 0.01 variation(maps)`` by default.
+
+    Args:
+        form: Form of area and variation, see `tame.functional.losses`.
+        cross_entropy: Weight.
+        area: Weight.
+        variation: Weight.
+    """
+
+    def __init__(
+        self, form: LossForm = "released", cross_entropy: float = 1.5, area: float = 2.0, variation: float = 0.01
+    ) -> None:
+        super().__init__()
+        self.form = form
+        self.weights = {"cross_entropy": cross_entropy, "area": area, "variation": variation}
+
+    def forward(self, result: TrainingPass) -> dict[str, Tensor]:
+        """Return the weighted terms by name and their sum as ``total``, all scalars."""
+        terms = {
+            "cross_entropy": F.cross_entropy(result.masked_logits, result.targets),
+            "area": _AREA[self.form](result.maps),
+            "variation": _VARIATION[self.form](result.maps),
+        }
+        weighted = {name: self.weights[name] * value for name, value in terms.items()}
+        total = weighted["cross_entropy"] + weighted["area"] + weighted["variation"]
+        return weighted | {"total": total}

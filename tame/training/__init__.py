@@ -1,0 +1,1 @@
+"""Training of attention mechanisms with Lightning."""

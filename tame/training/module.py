@@ -1,0 +1,91 @@
+"""The LightningModule: steps, logging and optimiser; every formula lives elsewhere."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from lightning import LightningModule
+from torch import Tensor
+
+from tame.backbones import FrozenClassifier
+from tame.checks import InputError
+from tame.data.dataset import Batch
+from tame.loss import AttentionLoss
+from tame.model import ExplainedClassifier, TrainingPass
+from tame.training.optim import build_optimizer, build_schedule
+from tame.types import MaskingKind
+
+
+class AttentionModule(LightningModule):
+    """Trains the attention mechanism of an explained classifier.
+
+    Its state is the attention mechanism alone: the frozen classifier is never saved and never changes.
+
+    Args:
+        model: Frozen classifier and attention mechanism.
+        loss: Named terms of a training pass.
+        max_lr: Peak of the one-cycle schedule.
+        other_classes: See `ExplainedClassifier.training_pass`.
+        masking: Masking of the second pass; None for the backbone's own.
+    """
+
+    def __init__(
+        self,
+        model: ExplainedClassifier,
+        loss: AttentionLoss,
+        max_lr: float,
+        other_classes: Literal["batch", "random"] = "batch",
+        masking: MaskingKind | None = None,
+    ) -> None:
+        super().__init__()
+        self.model = model
+        self.loss = loss
+        self.max_lr = max_lr
+        self.other_classes = other_classes
+        self.masking = masking
+        self.strict_loading = False  # the classifier is not in the checkpoint
+
+    @property
+    def classifier(self) -> FrozenClassifier:
+        """The frozen classifier."""
+        return self.model.classifier
+
+    def explain_batch(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Explain ``targets`` (B,) on ``images`` (B, C, H, W): unscaled maps (B, h, w)."""
+        return self.model.maps(images, targets)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Return the loss of a batch; its terms are logged as ``train/...``."""
+        _, terms = self._shared_step(batch)
+        self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
+        self.log("loss", terms["total"], prog_bar=True, logger=False)
+        if not torch.isfinite(terms["total"]):
+            raise InputError(
+                f"the loss is {terms['total'].item()} at step {self.global_step}: lower --lr, or set --clip"
+            )
+        return terms["total"]
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Log the terms and how often the classifier keeps its decision on the masked image."""
+        result, terms = self._shared_step(batch)
+        size = len(result.targets)
+        kept = (result.masked_logits.argmax(1) == result.targets).float().mean()
+        logged = {f"val/{name}": value for name, value in terms.items()} | {"val/masked_accuracy": kept}
+        self.log_dict(logged, batch_size=size, sync_dist=True)
+
+    def configure_optimizers(self) -> Any:
+        """Return SGD and its one-cycle schedule over all steps of the run."""
+        optimizer = build_optimizer(self.model.attention, self.max_lr)
+        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        schedule = build_schedule(optimizer, self.max_lr, steps)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep the attention mechanism only."""
+        state = checkpoint["state_dict"]
+        checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("model.attention.")}
+
+    def _shared_step(self, batch: Batch) -> tuple[TrainingPass, dict[str, Tensor]]:
+        result = self.model.training_pass(batch["image"], self.other_classes, self.masking)
+        return result, self.loss(result)
