@@ -125,7 +125,7 @@ def grid(
         InputError: For no pictures, rows of several lengths, or another number of titles.
     """
     _check_table(rows, row_titles, column_titles)
-    font, gap = _font(round(side / 20)), max(2, side // 25)
+    font, gap = _font(8 + side // 32), max(2, side // 25)
     cells = [[_fitted(picture, side) for picture in row] for row in rows]
     widths = [max(round(side * 0.6), *(cell.width for cell in column)) for column in zip(*cells, strict=True)]
     above = [

@@ -4,7 +4,7 @@
 """
 
 from tame.data.dataset import Batch, ImageListDataset, Sample
-from tame.data.images import load_image, to_photo
+from tame.data.images import array_to_photo, load_image, to_photo
 from tame.data.lists import (
     ImageEntry,
     ImageFolders,
@@ -28,6 +28,7 @@ __all__ = [
     "ImageFolders",
     "ImageListDataset",
     "Sample",
+    "array_to_photo",
     "crop_box",
     "draw",
     "list_hash",

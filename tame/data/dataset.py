@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
+from tame.checks import InputError
 from tame.data.images import load_image
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop
@@ -34,6 +35,14 @@ class Batch(TypedDict):
     image: Tensor
     label: Tensor
     index: Tensor
+
+
+class UnreadableImageError(InputError):
+    """An image of a list cannot be read: one sentence, also when torch passes it on from a worker process."""
+
+    def __init__(self, message: str) -> None:
+        # torch raises a worker's error again with the worker's traceback as its message, which ends in ours
+        super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 def mixed_seed(*parts: int) -> int:
@@ -67,10 +76,13 @@ class ImageListDataset(Dataset[Sample]):
         """Return a sample.
 
         Raises:
-            InputError: Naming the file, if it cannot be read.
+            UnreadableImageError: Naming the file, if it cannot be read.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
-        photo = load_image(Path(os.fsdecode(self._paths[index])), self.transform.channels)
+        try:
+            photo = load_image(Path(os.fsdecode(self._paths[index])), self.transform.channels)
+        except InputError as error:
+            raise UnreadableImageError(str(error)) from error
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, epoch, index))
         return Sample(image=self.transform(photo, generator), label=int(self._labels[index]), index=index)
 

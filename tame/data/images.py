@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
+from torch import Tensor
 
 from tame.checks import InputError
 
@@ -85,3 +86,33 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
     else:
         scaled = scaled * (255 / 65535)
     return scaled.round().clip(0, 255).astype(np.uint8)
+
+
+def array_to_photo(values: np.ndarray | Tensor) -> Image.Image:
+    """Return an array as 8-bit RGB.
+
+    Args:
+        values: (C, H, W), (H, W, C) or (H, W) with 1 or 3 channels; uint8, or floats in [0, 1].
+
+    Raises:
+        InputError: With the expected and the given shape, type or range.
+
+    Example:
+        >>> array_to_photo(np.zeros((3, 20, 40))).size
+        (40, 20)
+    """
+    array = values.detach().cpu().numpy() if isinstance(values, Tensor) else np.asarray(values)
+    shape = array.shape
+    if array.ndim == 3 and shape[0] in (1, 3):
+        array = array.transpose(1, 2, 0)  # (C, H, W) -> (H, W, C)
+    if array.ndim == 3 and array.shape[2] in (1, 3):
+        array = np.broadcast_to(array, (*array.shape[:2], 3))
+    elif array.ndim != 2:
+        raise InputError(f"expected an image of shape (C, H, W) or (H, W, C) with 1 or 3 channels, got {shape}")
+    if np.issubdtype(array.dtype, np.floating) and array.size:
+        if not (array.min() >= -1e-6 and array.max() <= 1 + 1e-6):
+            raise InputError(f"expected an image in [0, 1], got values in [{array.min():.4g}, {array.max():.4g}]")
+        array = (array * 255).round().clip(0, 255).astype(np.uint8)
+    if array.dtype != np.uint8 or not array.size:
+        raise InputError(f"expected an image of uint8, or of floats in [0, 1], got {array.dtype} {shape}")
+    return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")

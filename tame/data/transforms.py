@@ -56,6 +56,8 @@ class Crop:
     def __post_init__(self) -> None:
         if self.resize < 1 or self.crop < 1:
             raise InputError(f"expected resize and crop of at least 1 pixel, got {self.resize} and {self.crop}")
+        if self.channels not in (1, 3):
+            raise InputError(f"expected 1 or 3 channels for photographs, got {self.channels}")
         if self.interpolation not in _FILTERS:
             raise InputError(f"expected the interpolation bilinear or bicubic, got {self.interpolation!r}")
         if self.kind not in CROP_KINDS:

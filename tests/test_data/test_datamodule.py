@@ -54,10 +54,13 @@ def test_random_crops_depend_on_seed_epoch_and_index_only(entries):
         assert not torch.equal(other[key]["image"], dataset[0, 2]["image"])
 
 
-def test_unreadable_image_names_the_file(entries):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_unreadable_image_is_one_sentence_from_any_process(entries, num_workers):
     entries[5].path.write_text("text")
-    with pytest.raises(InputError, match=r"cannot read .*ïmage 5\.png"):
-        ImageListDataset(entries, Crop(16, 12))[5]
+    loader = module(entries, num_workers=num_workers).val_dataloader()
+    with pytest.raises(InputError, match=r"^cannot read .*ïmage 5\.png: expected an image") as error:
+        next(iter(loader))
+    assert "\n" not in str(error.value)
 
 
 def test_sampler_is_a_permutation_by_seed_and_epoch():
