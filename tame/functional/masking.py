@@ -79,6 +79,16 @@ def scale_and_upsample(maps: Tensor, size: tuple[int, int], scaling: MapScaling)
     return rank_scale(scaled) if scaling == "rank" else scaled
 
 
+def check_keep(keep: float) -> None:
+    """Check that ``keep`` is a fraction in (0, 1]; 50 % is 0.5.
+
+    Raises:
+        InputError: With the given number.
+    """
+    if not 0 < keep <= 1:
+        raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
+
+
 def keep_top(maps: Tensor, keep: float) -> Tensor:
     """Set values below the (1 - keep) quantile of each map to 0; the others keep their value.
 
@@ -90,14 +100,13 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
         (B, H, W). Values equal to the quantile are kept, so ties can keep more than asked.
 
     Raises:
-        InputError: If ``keep`` is not in (0, 1]; 50 % is 0.5.
+        InputError: If ``keep`` is not in (0, 1].
 
     Example:
         >>> keep_top(torch.tensor([[[0.1, 0.2, 0.3, 0.4]]]), keep=0.5)
         tensor([[[0.0000, 0.0000, 0.3000, 0.4000]]])
     """
-    if not 0 < keep <= 1:
-        raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
+    check_keep(keep)
     if keep == 1:
         return maps
     threshold = torch.quantile(maps.flatten(1), 1 - keep, dim=1).view(-1, 1, 1)

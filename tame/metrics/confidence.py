@@ -9,6 +9,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from tame.checks import InputError
+from tame.functional.masking import check_keep
 from tame.functional.scores import drop, increase
 
 
@@ -33,8 +34,7 @@ class _MeanOfImages(Metric):
 
     def __init__(self, keep: float = 1.0, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not 0 < keep <= 1:
-            raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
+        check_keep(keep)
         self.keep = keep
         self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
