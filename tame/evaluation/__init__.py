@@ -1,0 +1,22 @@
+"""Measure explanations: run an evaluation, read it back, compare several.
+
+The Lightning callback is in `tame.evaluation.callbacks`, so that reading a table does not import Lightning.
+"""
+
+from tame.evaluation.bootstrap import Interval, paired_bootstrap, standard_error
+from tame.evaluation.records import Estimate, Run, Summary, read_run
+from tame.evaluation.run import evaluate
+from tame.evaluation.table import Table, build_table
+
+__all__ = [
+    "Estimate",
+    "Interval",
+    "Run",
+    "Summary",
+    "Table",
+    "build_table",
+    "evaluate",
+    "paired_bootstrap",
+    "read_run",
+    "standard_error",
+]
