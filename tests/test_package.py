@@ -72,4 +72,4 @@ def test_the_changelog_names_the_version_or_what_comes() -> None:
 
 def test_the_lock_file_names_no_index() -> None:
     lock = (REPOSITORY / "poetry.lock").read_text(encoding="utf-8")
-    assert not re.search(r"^(url|\[package\.source\])", lock, re.MULTILINE)
+    assert not re.search(r"^(url = |\[package\.source\])", lock, re.MULTILINE)

@@ -116,7 +116,7 @@ class Malicious:
         return Path.touch, (self.path,)
 
 
-@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value))])
+@pytest.mark.parametrize("writer", [torch.save, lambda value, path: path.write_bytes(pickle.dumps(value, protocol=2))])
 def test_a_file_that_would_run_code_is_refused_without_running_it(
     tmp_path: Path, writer: Callable[[object, Path], None]
 ) -> None:
