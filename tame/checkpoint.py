@@ -6,8 +6,8 @@ header of the tensors' file, and are read from there: the file alone is enough.
 
 from __future__ import annotations
 
+import hashlib
 import json
-import os
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -20,6 +20,7 @@ from torch import nn
 from tame.attention import build_attention
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
+from tame.data import replacing
 from tame.model import ExplainedClassifier
 from tame.versions import versions
 
@@ -54,14 +55,16 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
     metadata = {"format": FORMAT, **describe(model.classifier), **details, "versions": versions()}
     text = json.dumps(metadata, indent=2)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.attention.state_dict().items()}
-    folder.mkdir(parents=True, exist_ok=True)
-    partial = folder / f".{TENSORS}.part"
-    save_file(tensors, partial, metadata={"tame": text})
-    os.replace(partial, folder / TENSORS)
-    partial = folder / f".{METADATA}.part"
-    partial.write_text(text + "\n", encoding="utf-8")
-    os.replace(partial, folder / METADATA)
+    with replacing(folder / TENSORS) as temporary:
+        save_file(tensors, temporary, metadata={"tame": text})
+    with replacing(folder / METADATA) as temporary:
+        temporary.write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def checkpoint_hash(path: str | Path) -> str:
+    """Return the SHA-256 of a checkpoint's tensors file."""
+    return hashlib.sha256(_tensors_file(path).read_bytes()).hexdigest()
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:

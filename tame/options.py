@@ -162,3 +162,33 @@ class ExplainOptions(MethodOptions, CommonOptions):
     top: int = 1
     batch_size: int = 8
     out: str = "explanations"
+
+
+@dataclass
+class TableOptions:
+    """Put finished evaluations of the same images beside each other.
+
+    Args:
+        runs: Folders of evaluations, in the order of the rows.
+        reference: Method or folder to compare with, by paired bootstrap; empty: no comparison.
+        format: markdown or csv.
+        out: File to write; empty: print.
+        seed: Seed of the bootstrap.
+    """
+
+    runs: list[str] = field(default_factory=list)
+    reference: str = ""
+    format: Literal["markdown", "csv"] = "markdown"
+    out: str = ""
+    seed: int = 0
+
+
+@dataclass
+class ListOptions:
+    """List what can be named in the other commands.
+
+    Args:
+        kinds: backbones, methods, metrics, presets or attention; none: all of them.
+    """
+
+    kinds: list[str] = field(default_factory=list)

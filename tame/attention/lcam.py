@@ -34,5 +34,5 @@ class LCAM(nn.Module):
         weight, bias = self.op.weight.flatten(1), self.op.bias
         if classes is not None:
             weight, bias = weight[classes], bias[classes]  # type: ignore[index] # never None
-        maps = (weight @ feature.flatten(2)).unflatten(2, feature.shape[2:])  # type: ignore[no-untyped-call]
+        maps = (weight @ feature.flatten(2)).unflatten(2, feature.shape[2:])
         return maps + bias[..., None, None]  # type: ignore[index]

@@ -93,7 +93,7 @@ class TAME(nn.Module):
         total: Tensor | None = None
         for branch, part in zip(self.branches(features), parts, strict=True):
             fused = part @ branch.flatten(2)  # (B, N, h_i * w_i)
-            fused = fused.unflatten(2, branch.shape[2:])  # type: ignore[no-untyped-call]
+            fused = fused.unflatten(2, branch.shape[2:])
             if fused.shape[2:] != size:
                 fused = F.interpolate(fused, size=size, mode="bilinear", align_corners=False)
             total = fused if total is None else total + fused

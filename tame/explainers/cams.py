@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from tame.backbones import FrozenClassifier
+from tame.backbones.gradients import as_map, graph_from
 from tame.checks import InputError
 from tame.explainers.base import EXPLAINERS, CheckedExplainer
 from tame.options import MethodOptions
@@ -18,8 +17,7 @@ def activations_and_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return a layer's output A and ``d logit_t / dA``, for a batch in one forward and one backward pass.
 
-    Works under `torch.no_grad` and `torch.inference_mode`. The graph starts at the layer: nothing before it is
-    stored, and no parameter needs a gradient.
+    Works under `torch.no_grad` and `torch.inference_mode`; no parameter needs a gradient.
 
     Args:
         classifier: The classifier.
@@ -30,21 +28,11 @@ def activations_and_gradients(
     Returns:
         A and its gradient as the layer gives them, tokens (B, n, D) or maps (B, C, h, w), float32.
     """
-    leaf = torch.empty(0)
-
-    def restart_graph(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
-        nonlocal leaf
-        leaf = output.detach().requires_grad_()
-        return leaf.clone()  # an in-place activation may follow, and a leaf cannot be overwritten
-
     with torch.inference_mode(False), torch.enable_grad():
-        handle = classifier.module.get_submodule(layer).register_forward_hook(restart_graph)
-        try:
-            logits = classifier.logits(images.detach().clone())  # clones: inference tensors cannot enter a graph
-        finally:
-            handle.remove()
+        leaf, logits = graph_from(classifier, layer, images)
         # images do not influence one another, so the gradient of the sum holds each image's own gradient
-        total = logits.gather(1, targets.clone().unsqueeze(1)).sum()
+        chosen = targets.clone().unsqueeze(1)  # an inference tensor cannot be part of a graph
+        total = logits.gather(1, chosen).sum()
         (gradient,) = torch.autograd.grad(total, leaf)
     return leaf.detach().float(), gradient.float()
 
@@ -82,15 +70,8 @@ class GradCAM(CheckedExplainer):
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
         activations, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        weights = self._to_map(gradients).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        return (weights * self._to_map(activations)).sum(1).relu()
-
-    def _to_map(self, values: Tensor) -> Tensor:
-        """Return tokens (B, p + n, D) as (B, D, gh, gw); maps as they are."""
-        tokens = self.classifier.spec.tokens
-        if values.ndim == 4 or tokens is None:
-            return values
-        return replace(tokens, gate=False).to_map(values)  # the gate is not part of the classifier
+        weights = as_map(self.classifier, gradients).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
+        return (weights * as_map(self.classifier, activations)).sum(1).relu()
 
     def _check_positions(self) -> None:
         """Find out now, on a random input, whether patch tokens still reach the logits."""
@@ -99,7 +80,7 @@ class GradCAM(CheckedExplainer):
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
         targets = torch.zeros(1, dtype=torch.int64, device=images.device)
         _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        if gradients.any() and not self._to_map(gradients).any():  # all zero: an untrained head, not a wrong layer
+        if gradients.any() and not as_map(self.classifier, gradients).any():  # all zero: an untrained head, not a wrong layer
             raise InputError(
                 f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
                 f"got {self.layer!r}, where only the class token does; choose an earlier one with --cam-layer"

@@ -91,7 +91,7 @@ def random_maps(images: Tensor) -> Tensor:
     """
 
     def draw(image: Tensor) -> Tensor:
-        digest = hashlib.sha256(image.detach().to("cpu", torch.float32).contiguous().numpy().tobytes()).digest()
+        digest = hashlib.sha256(image.detach().to("cpu", torch.float32).numpy().tobytes()).digest()
         generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
         return torch.rand(GRID, GRID, generator=generator)
 

@@ -8,31 +8,42 @@ from torch import Tensor
 from tame.backbones import FrozenClassifier
 from tame.checkpoint import load_attention, shipped_checkpoint
 from tame.checks import InputError
-from tame.explainers.base import EXPLAINERS
+from tame.explainers.base import EXPLAINERS, CheckedExplainer
 from tame.model import ExplainedClassifier
 from tame.options import MethodOptions
-from tame.types import Explainer
+
+LEARNED = ("ttame",)
+"""Methods that need a checkpoint."""
+
+
+class LearnedExplainer(CheckedExplainer):
+    """The class maps of a trained attention mechanism.
+
+    Args:
+        model: Frozen classifier and attention mechanism.
+
+    Source: Ntrougkas et al., "T-TAME", IEEE Access 2024.
+    """
+
+    def __init__(self, model: ExplainedClassifier) -> None:
+        super().__init__(model.classifier)
+        self.model = model.eval()
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W), before the sigmoid."""
+        with torch.no_grad():
+            return self.model.maps(images, targets)
 
 
 @EXPLAINERS.register("ttame")
-def ttame(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-    """Explain with a trained attention mechanism, the shipped one unless ``options.checkpoint`` names another.
-
-    Raises:
-        InputError: If there is none for this backbone, or it belongs to another classifier.
-    """
-    path = options.checkpoint or shipped_checkpoint(classifier.spec.name)
-    if path is None:
-        name = classifier.spec.name
+def _ttame(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
+    """T-TAME with the checkpoint ``options.checkpoint``, else the one shipped for the backbone."""
+    name = classifier.spec.name
+    path = options.checkpoint or shipped_checkpoint(name)
+    if not path:
         raise InputError(
             f"no explainer for {name} comes with this package: train one with `tame train --backbone {name} "
-            "--data FOLDER --out RUN` (--epochs 0 initialises it only) and give it as --checkpoint RUN"
+            "--data FOLDER --out RUN` (--epochs 0 only initialises it) and give it as --checkpoint RUN"
         )
     attention = load_attention(path, classifier).to(classifier.mean.device)
-    model = ExplainedClassifier(classifier, attention).eval()
-
-    def explain(images: Tensor, targets: Tensor) -> Tensor:
-        with torch.no_grad():
-            return model.maps(images, targets)
-
-    return explain
+    return LearnedExplainer(ExplainedClassifier(classifier, attention))

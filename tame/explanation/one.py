@@ -107,7 +107,8 @@ def _set_up(
     if isinstance(backbone, FrozenClassifier):
         return Method(backbone, build_explainer(backbone, options), method, preset)
     common = CommonOptions(backbone=backbone, weights=weights, layers=layers, preset=preset, device=device)
-    return Method(*set_up(common, options), method, preset)
+    setup = set_up(common, options)
+    return Method(setup.classifier, setup.explainer, method, preset)
 
 
 def explain_batch(

@@ -89,6 +89,43 @@ def check_keep(keep: float) -> None:
         raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
 
 
+def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tensor:
+    """Replace the values of each map by smooth ranks, differentiable and free of scale and offset.
+
+    ``r = mean_k sigmoid((m - q_k) / (temperature * std))`` with ``levels`` quantiles q_k of the map itself.
+    `rank_scale` is the hard form.
+
+    Args:
+        maps: (B, h, w).
+        levels: Number of quantiles.
+        temperature: Width of the sigmoid, in standard deviations of the map.
+
+    Returns:
+        (B, h, w) in [0, 1]; 0.5 where the map is constant.
+    """
+    values = maps.flatten(1)  # (B, hw)
+    centres = (torch.arange(levels, device=maps.device) + 0.5) / levels
+    positions = (centres * values.shape[1]).long().clamp(max=values.shape[1] - 1)
+    quantiles = values.sort(dim=1).values[:, positions]  # (B, levels)
+    width = temperature * values.std(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    ranks = ((values.unsqueeze(2) - quantiles.unsqueeze(1)) / width.unsqueeze(2)).sigmoid().mean(2)
+    return ranks.view_as(maps)
+
+
+def soft_keep_top(ranks: Tensor, keep: Tensor, temperature: float = 0.05) -> Tensor:
+    """Push ranks below 1 - keep towards 0, smoothly; the others keep their value. `keep_top` is the hard form.
+
+    Args:
+        ranks: (B, h, w) in [0, 1].
+        keep: Fraction of the pixels to keep, (B,) in [0, 1].
+        temperature: Width of the step, in ranks.
+
+    Returns:
+        (B, h, w) in [0, 1].
+    """
+    return ranks * ((ranks - (1 - keep).view(-1, 1, 1)) / temperature).sigmoid()
+
+
 def keep_top(maps: Tensor, keep: float) -> Tensor:
     """Set values below the (1 - keep) quantile of each map to 0; the others keep their value.
 

@@ -1,0 +1,227 @@
+"""The `tame` command: composes training, evaluation and explaining."""
+
+from __future__ import annotations
+
+import logging
+import re
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import Any
+
+import docstring_parser
+from jsonargparse import ArgumentParser, Namespace
+
+from tame import __version__
+from tame.checks import InputError
+from tame.options import EvaluateOptions, ExplainOptions, ListOptions, TableOptions, TrainOptions
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command line; return its exit status (0 well, 1 some files failed, 2 unusable input)."""
+    arguments = list(sys.argv[1:] if arguments is None else arguments)
+    name = arguments[0] if arguments else "--help"
+    if name in ("-h", "--help", "help"):
+        print(_overview())
+        return 0
+    if name == "--version":
+        print(__version__)
+        return 0
+    if name not in COMMANDS:
+        print(f"tame: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
+        return 2
+    return run_command(name, arguments[1:])
+
+
+def run_command(name: str, arguments: Sequence[str], defaults: Any = None) -> int:
+    """Run one command.
+
+    Args:
+        name: One of `COMMANDS`.
+        arguments: Its command line.
+        defaults: Options that replace the command's own defaults, as a recipe has them.
+
+    Returns:
+        The exit status.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
+    command = COMMANDS[name]
+    try:
+        return command.run(_parse(command, name, arguments, defaults))
+    except InputError as error:
+        print(f"tame {name}: {error}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print(f"tame {name}: interrupted", file=sys.stderr)
+        return 130
+
+
+def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any) -> Any:
+    parser = ArgumentParser(prog=f"tame {name}", description=command.help)
+    parser.add_argument("--config", action="config", help="YAML file of options, as saved beside every run.")
+    special = {command.positional, command.repeatable} - {""}
+    words = _argument_help(command.options)
+    if command.positional:
+        parser.add_argument(command.positional, nargs="*", type=str, default=[], help=words[command.positional])
+    if command.repeatable:
+        option = f"--{command.repeatable}"
+        parser.add_argument(option, action="append", type=str, default=[], help=words[command.repeatable])
+    parser.add_class_arguments(command.options, skip=special, as_group=False)
+    if defaults is not None:
+        parser.set_defaults({field.name: getattr(defaults, field.name) for field in fields(defaults)})
+    parsed: Namespace = parser.parse_args(_with_underscores(arguments))
+    values = {field.name: parsed[field.name] for field in fields(command.options)}
+    return command.options(**values)
+
+
+def _argument_help(options: type) -> dict[str, str]:
+    """Return what the docstring says of each option."""
+    return {part.arg_name: part.description or "" for part in docstring_parser.parse(options.__doc__ or "").params}
+
+
+def _with_underscores(arguments: Sequence[str]) -> list[str]:
+    """Write ``--batch-size`` as the options' own ``--batch_size``."""
+    return [re.sub(r"^--[\w-]+", lambda found: "--" + found[0][2:].replace("-", "_"), text) for text in arguments]
+
+
+def _explain(options: ExplainOptions) -> int:
+    from tame.explainers.setup import set_up
+    from tame.explanation import bundled_photographs, collect_images, explain_files
+
+    if options.top < 1:
+        raise InputError(f"expected --top of at least 1, got {options.top}")
+    files = collect_images(options.images) if options.images else bundled_photographs()
+    setup = set_up(options, options)
+    targets = [setup.classifier.spec.resolve_target(target) for target in options.target]
+    out = Path(options.out)
+    report = explain_files(
+        files,
+        setup.explainer,
+        setup.classifier,
+        targets=targets or None,
+        top=options.top,
+        method=options.method,
+        preset=options.preset,
+        out=out,
+        batch_size=options.batch_size,
+        num_workers=options.num_workers,
+    )
+    for entry in report.entries:
+        print(f"{entry['file']}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %")
+    print(f"{len(report.entries)} explanations: overlays, maps and manifest.json are in {out}")
+    return 1 if report.failures else 0
+
+
+def _train(options: TrainOptions) -> int:
+    from tame.evaluation.callbacks import AverageDropIncrease
+    from tame.training.run import train
+
+    measure = AverageDropIncrease(scalings=("minmax", "rank"), masking=options.masking or None)
+    folder = train(options, callbacks=[measure], monitor="val/rank/AD_50")
+    print(f"The explainer is in {folder}; use it with: tame explain --checkpoint {folder}")
+    return 0
+
+
+def _evaluate(options: EvaluateOptions) -> int:
+    from tame.data import Crop, ImageListDataset, draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
+    from tame.data.datamodule import image_loader
+    from tame.evaluation.run import evaluate
+    from tame.evaluation.table import build_table
+    from tame.explainers.setup import set_up
+    from tame.presets import PRESETS
+
+    if options.metrics != "ad-ic":
+        raise InputError(f"unknown metrics {options.metrics!r}; known: ad-ic")
+    scalings = options.scalings()
+    preset = PRESETS.get(options.preset)
+    root = resolve_folders(options.data).val
+    setup = set_up(options, options)
+    spec = setup.classifier.spec
+    file = resolve_list(options.list, options.lists, "Evaluation.txt")
+    entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
+    entries = draw(entries, options.limit_images, options.seed)
+    out = Path(options.out or f"evaluations/{options.backbone}/{options.method}")
+    evaluate(
+        setup.explainer,
+        setup.classifier,
+        image_loader(ImageListDataset(entries, Crop.of(spec.preprocessing)), options.batch_size, options.num_workers),
+        scalings=scalings,
+        masking=options.masking or preset.masking or spec.masking,
+        margin=preset.ic_margin,
+        batch_size=options.batch_size,
+        out=out,
+        provenance=setup.provenance | {"seed": options.seed, "list_sha256": list_hash(entries, root)},
+        files=[str(entry.path.relative_to(root)) for entry in entries],
+        resume=options.resume,
+    )
+    print(build_table([out]).markdown())
+    print(f"A row per image and the summary are in {out}")
+    return 0
+
+
+def _table(options: TableOptions) -> int:
+    from tame.evaluation.table import build_table
+
+    table = build_table(options.runs, options.reference, options.seed)
+    text = table.markdown() if options.format == "markdown" else table.csv()
+    if options.out:
+        from tame.data import replacing
+
+        with replacing(options.out) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    else:
+        print(text)
+    return 0
+
+
+def _list(options: ListOptions) -> int:
+    from tame.attention import ATTENTIONS
+    from tame.backbones import BACKBONES
+    from tame.explainers import EXPLAINERS
+    from tame.presets import PRESETS
+
+    known = {
+        "backbones": BACKBONES.names(),
+        "methods": EXPLAINERS.names(),
+        "metrics": ["ad-ic"],
+        "presets": PRESETS.names(),
+        "attention": ATTENTIONS.names(),
+    }
+    for kind in options.kinds or known:
+        if kind not in known:
+            raise InputError(f"cannot list {kind!r}; expected {', '.join(known)}")
+        print(f"{kind}: {', '.join(known[kind])}")
+    return 0
+
+
+@dataclass(frozen=True)
+class Command:
+    """One command: its options, what runs it, and how its special arguments are read."""
+
+    help: str
+    options: type
+    run: Callable[[Any], int]
+    positional: str = ""
+    repeatable: str = ""
+
+
+COMMANDS = {
+    "explain": Command("Explain photographs.", ExplainOptions, _explain, "images", "target"),
+    "train": Command("Train an attention mechanism.", TrainOptions, _train),
+    "evaluate": Command("Measure an explanation method.", EvaluateOptions, _evaluate),
+    "table": Command("Compare finished evaluations.", TableOptions, _table, "runs"),
+    "list": Command("List what can be named.", ListOptions, _list, "kinds"),
+}
+
+
+def _overview() -> str:
+    lines = [f"  {name:10}{command.help}" for name, command in COMMANDS.items()]
+    return "\n".join(
+        ["usage: tame COMMAND [OPTIONS]", "", "Trainable visual explanations of image classifiers.", "", *lines, ""]
+        + ["`tame COMMAND --help` lists its options; `tame --version` prints the version."]
+    )
+
+
+if __name__ == "__main__":
+    sys.exit(main())
