@@ -188,6 +188,25 @@ def test_a_layer_without_a_map_is_refused() -> None:
         FrozenClassifier(TOY_SPECS["cnn"], ToyCNN(), ["head"])
 
 
+class Block(nn.Module):
+    """Its last operation is not its output, so that a tap there would read something else."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        outputs = self.conv(inputs)
+        torch.relu(outputs)
+        return outputs
+
+
+def test_a_tap_that_differs_from_the_output_of_its_module_is_refused() -> None:
+    module = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+    with pytest.raises(InputError, match="the tap at layer '0' differs from the output of that module"):
+        FrozenClassifier(TOY_SPECS["cnn"], module, ["0"])
+
+
 def test_a_layer_that_gives_a_tuple_is_refused(toy_classifier: Toy) -> None:
     with pytest.raises(InputError, match="self_attention' gives a tuple: expected one tensor"):
         toy_classifier("vit", layers=["encoder.layers.encoder_layer_1.self_attention"])
