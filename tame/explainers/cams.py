@@ -54,6 +54,7 @@ class GradCAM(CheckedExplainer):
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, Eq. 1 and 2.
 
     Example:
+        >>> from torch import nn
         >>> from tame.backbones import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(4, 4), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
@@ -80,7 +81,8 @@ class GradCAM(CheckedExplainer):
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
         targets = torch.zeros(1, dtype=torch.int64, device=images.device)
         _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        if gradients.any() and not as_map(self.classifier, gradients).any():  # all zero: an untrained head, not a wrong layer
+        untrained = not gradients.any()  # an untrained head hides what reaches it
+        if not untrained and not as_map(self.classifier, gradients).any():
             raise InputError(
                 f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
                 f"got {self.layer!r}, where only the class token does; choose an earlier one with --cam-layer"

@@ -11,10 +11,11 @@ from torch import Tensor
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
 from tame.explainers import EXPLAINERS, CheckedExplainer, build_explainer
+from tame.explainers.learned import LEARNED
 from tame.options import MethodOptions
 
 Make = Callable[..., FrozenClassifier]
-UNTRAINED = [name for name in EXPLAINERS if name != "ttame"]  # a trained method needs a checkpoint
+UNTRAINED = [name for name in EXPLAINERS if name not in LEARNED]  # those need a checkpoint
 
 
 def images(batch: int = 7) -> Tensor:
