@@ -37,9 +37,11 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule:
     if len(set(taps)) < len(taps):
         raise InputError(f"expected different layers, got the same output twice in {', '.join(layers)}")
     for tap in taps:
+        users = list(tap.users)
         with graph.inserting_after(tap):
             copy = graph.call_function(_copy, (tap,))
-        tap.replace_all_uses_with(copy, delete_user_cb=lambda user, copy=copy: user is not copy)
+        for user in users:
+            user.replace_input_with(tap, copy)
     (output,) = (node for node in graph.nodes if node.op == "output")
     logits = output.args[0]
     if not isinstance(logits, Node):
