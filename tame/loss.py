@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -19,7 +20,8 @@ class AttentionLoss(nn.Module):
     ``1.5 CE(masked logits, model truth) + 2 area(maps) + 0.01 variation(maps)`` by default.
 
     Args:
-        form: Form of area and variation, see `tame.functional.losses`.
+        form: Form of area and variation, see `tame.functional.losses`; ``ranked``: cross-entropy alone, for
+            `ExplainedClassifier.ranked_pass`, where the area is given and not learned.
         cross_entropy: Weight.
         area: Weight.
         variation: Weight.
@@ -34,11 +36,9 @@ class AttentionLoss(nn.Module):
 
     def forward(self, result: TrainingPass) -> dict[str, Tensor]:
         """Return the weighted terms by name and their sum as ``total``, all scalars."""
-        terms = {
-            "cross_entropy": F.cross_entropy(result.masked_logits, result.targets),
-            "area": _AREA[self.form](result.maps),
-            "variation": _VARIATION[self.form](result.maps),
-        }
+        terms = {"cross_entropy": F.cross_entropy(result.masked_logits, result.targets)}
+        if self.form != "ranked":
+            terms["area"] = _AREA[self.form](result.maps)
+            terms["variation"] = _VARIATION[self.form](result.maps)
         weighted = {name: self.weights[name] * value for name, value in terms.items()}
-        total = weighted["cross_entropy"] + weighted["area"] + weighted["variation"]
-        return weighted | {"total": total}
+        return weighted | {"total": torch.stack(list(weighted.values())).sum()}

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
+from tame.functional.masking import soft_keep_top, soft_rank
 from tame.types import MaskingKind
 
 
@@ -68,6 +69,7 @@ class ExplainedClassifier(nn.Module):
         images: Tensor,
         other_classes: Literal["batch", "random"] = "batch",
         masking: MaskingKind | None = None,
+        generator: torch.Generator | None = None,
     ) -> TrainingPass:
         """Explain the model truth of a batch, mask the images with it and classify them again.
 
@@ -78,6 +80,7 @@ class ExplainedClassifier(nn.Module):
             other_classes: ``batch``: the maps of all model truths of the batch, as in the released program;
                 ``random``: B - 1 other classes drawn without replacement for each image (T-TAME, Eq. 12).
             masking: See `FrozenClassifier.masked_logits`.
+            generator: Draws the random classes, on the CPU; None: torch's own.
         """
         with torch.no_grad():
             logits, features = self.classifier(images)
@@ -86,17 +89,39 @@ class ExplainedClassifier(nn.Module):
             maps = self.attention(features, targets).sigmoid()  # (B, B, h, w), own classes on the diagonal
             own = maps.diagonal().movedim(-1, 0)  # (B, h, w)
         else:
-            maps = self.attention(features, own_and_random(targets, logits.shape[1])).sigmoid()
+            maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).sigmoid()
             own = maps[:, 0]
         return TrainingPass(targets, maps, self.classifier.masked_logits(images, own, masking))
 
+    def ranked_pass(self, images: Tensor, keep: Tensor, masking: MaskingKind | None = None) -> TrainingPass:
+        """Explain the model truth of a batch, keep a share of each image by the ranks of its map, classify again.
 
-def own_and_random(targets: Tensor, num_classes: int) -> Tensor:
+        The mask is what the rank-scaled evaluation makes of a map, smoothed: only the order of the map's values
+        matters, so neither a larger nor a flatter map helps.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            keep: Share of the pixels to keep, (B,) in (0, 1].
+            masking: See `FrozenClassifier.masked_logits`.
+
+        Returns:
+            With ``maps`` (B, 1, h, w): the masks.
+        """
+        with torch.no_grad():
+            logits, features = self.classifier(images)
+        targets = logits.argmax(1)
+        class_maps = self.attention(features, targets.unsqueeze(1)).squeeze(1)  # (B, h, w)
+        masks = soft_keep_top(soft_rank(class_maps), keep)
+        return TrainingPass(targets, masks.unsqueeze(1), self.classifier.masked_logits(images, masks, masking))
+
+
+def own_and_random(targets: Tensor, num_classes: int, generator: torch.Generator | None = None) -> Tensor:
     """Return each image's own class followed by B - 1 (at most K - 1) others, drawn without replacement.
 
     Args:
         targets: (B,) int64.
         num_classes: K.
+        generator: On the CPU; None: torch's own.
 
     Returns:
         (B, N) int64, N = min(B, K).
@@ -105,6 +130,6 @@ def own_and_random(targets: Tensor, num_classes: int) -> Tensor:
         >>> own_and_random(torch.tensor([1, 0]), num_classes=2).tolist()
         [[1, 0], [0, 1]]
     """
-    scores = torch.rand(len(targets), num_classes, device=targets.device)
+    scores = torch.rand(len(targets), num_classes, generator=generator).to(targets.device)
     scores.scatter_(1, targets.unsqueeze(1), 2.0)  # the own class comes first
     return scores.topk(min(len(targets), num_classes), dim=1).indices

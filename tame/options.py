@@ -68,7 +68,8 @@ class TrainOptions(DataOptions, CommonOptions):
         out: Folder of the run; empty: runs/BACKBONE.
         attention: Attention mechanism, see `tame list attention`.
         init: random, or from the classifier itself; empty: the preset's.
-        init_images: Training images that initialise from the classifier; empty or 0: its own default.
+        init_images: Training images that initialise from the classifier.
+        trainable: all of the mechanism, or one fusion row shared by all classes; empty: the preset's.
         loss: Form of the area and variation terms; empty: the preset's.
         masking: Masking of the second pass; empty: the backbone's own.
         epochs: Passes over the training images; 0 writes the initialisation as it is; -1: the preset's.
@@ -86,7 +87,8 @@ class TrainOptions(DataOptions, CommonOptions):
     out: str = ""
     attention: str = "ttame"
     init: Literal["", "random", "classifier"] = ""
-    init_images: int = 0
+    init_images: int = 16
+    trainable: Literal["", "all", "shared"] = ""
     loss: Literal["", LossForm] = ""
     masking: Literal["", MaskingKind] = ""
     epochs: int = -1

@@ -26,13 +26,14 @@ class Preset:
         batch_size: Images per optimiser step.
         epochs: Passes over the training list.
         max_lr: Peak of the one-cycle schedule.
-        masking: Masking used in evaluation; ``None`` is the backbone's own.
+        masking: Masking of the second pass in evaluation; ``None`` is the backbone's own.
         ic_margin: p' must exceed p by more than this to count as an increase.
     """
 
     name: str
     layers: str
     init: Literal["random", "classifier"]
+    trainable: Literal["all", "shared"]
     loss: LossForm
     other_classes: Literal["random", "batch"]
     crop: Literal["centre", "random", "released"]
@@ -46,8 +47,8 @@ class Preset:
 
 PRESETS = Registry[Preset]("preset")
 for _preset in (
-    Preset("paper", "paper", "random", "paper", "random", "random", "largest", 32, 8, 1e-3, None, 0.0),
-    Preset("released", "released", "random", "released", "batch", "released", "first", 32, 8, 1e-3, "cnn", 0.0),
-    Preset("tame", "proposed", "classifier", "released", "batch", "centre", "largest", 32, 1, 1e-3, None, 1e-5),
+    Preset("paper", "paper", "random", "all", "paper", "random", "random", "largest", 32, 8, 1e-3, None, 0.0),
+    Preset("released", "released", "random", "all", "released", "batch", "released", "first", 32, 8, 1e-3, "cnn", 0.0),
+    Preset("tame", "proposed", "classifier", "shared", "ranked", "batch", "centre", "largest", 32, 1, 1e-3, None, 1e-5),
 ):
     PRESETS.register(_preset.name)(_preset)

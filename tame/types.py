@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 MaskingKind = Literal["cnn", "vit"]
 MapScaling = Literal["minmax", "rank"]
-LossForm = Literal["paper", "released"]
+LossForm = Literal["paper", "released", "ranked"]
 
 
 class ClassifierOutput(NamedTuple):

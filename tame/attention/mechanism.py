@@ -87,8 +87,9 @@ class TAME(nn.Module):
         """
         self._check(features)
         size = self._size(features)
-        rows = self.fuser.weight.flatten(1) if classes is None else self.fuser.weight.flatten(1)[classes]
-        bias = self.fuser.bias if classes is None else self.fuser.bias[classes]  # type: ignore[index] # never None
+        rows, bias = self.fuser.weight.flatten(1), self.fuser.bias  # (K, sum of widths), (K,)
+        if classes is not None:
+            rows, bias = rows[classes], bias[classes]  # type: ignore[index] # never None
         parts = rows.split([conv.out_channels for conv in self._convs()], dim=-1)  # each (..., N, width)
         total: Tensor | None = None
         for branch, part in zip(self.branches(features), parts, strict=True):
@@ -136,7 +137,7 @@ class TAME(nn.Module):
             norm: Any = self.bns[index]
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
             weight = weight * scale.view(-1, 1, 1, 1)
-            bias = (bias - norm.running_mean) * scale + norm.bias  # type: ignore[operator] # never None
+            bias = (bias - norm.running_mean) * scale + norm.bias
         if self.skip:
             weight = weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None]
         return weight, bias  # type: ignore[return-value] # bias is never None

@@ -79,11 +79,12 @@ def class_gradients(classifier: FrozenClassifier, batches: Iterable[Tensor], chu
     """
     branch, count = -1, 0
     total: Tensor | None = None
-    for images in batches:
-        branch = _deepest(classifier, images) if branch < 0 else branch
-        rows = _jacobian(classifier, classifier.layers[branch], images, chunk)
-        total = rows if total is None else total + rows
-        count += len(images)
+    with torch.inference_mode(False), torch.enable_grad():
+        for images in batches:
+            branch = _deepest(classifier, images) if branch < 0 else branch
+            rows = _jacobian(classifier, classifier.layers[branch], images, chunk)
+            total = rows if total is None else total + rows
+            count += len(images)
     if total is None:
         raise InputError("expected at least one image to take gradients on, got none")
     return ClassGradients(branch, total / count)

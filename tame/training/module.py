@@ -6,15 +6,18 @@ from typing import Any, Literal
 
 import torch
 from lightning import LightningModule
-from torch import Tensor
+from torch import Tensor, nn
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
-from tame.data.dataset import Batch
+from tame.data.dataset import Batch, mixed_seed
 from tame.loss import AttentionLoss
 from tame.model import ExplainedClassifier, TrainingPass
 from tame.training.optim import build_optimizer, build_schedule
 from tame.types import MaskingKind
+
+SMALLEST_KEEP = 0.1
+"""The ranked loss keeps between this share of the pixels and all of them."""
 
 
 class AttentionModule(LightningModule):
@@ -28,6 +31,7 @@ class AttentionModule(LightningModule):
         max_lr: Peak of the one-cycle schedule.
         other_classes: See `ExplainedClassifier.training_pass`.
         masking: Masking of the second pass; None for the backbone's own.
+        seed: Of what is drawn for a batch, together with the step: a resumed run draws the same.
     """
 
     def __init__(
@@ -37,6 +41,7 @@ class AttentionModule(LightningModule):
         max_lr: float,
         other_classes: Literal["batch", "random"] = "batch",
         masking: MaskingKind | None = None,
+        seed: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -44,6 +49,7 @@ class AttentionModule(LightningModule):
         self.max_lr = max_lr
         self.other_classes = other_classes
         self.masking = masking
+        self.seed = seed
         self.strict_loading = False  # the classifier is not in the checkpoint
 
     @property
@@ -55,9 +61,16 @@ class AttentionModule(LightningModule):
         """Explain ``targets`` (B,) on ``images`` (B, C, H, W): unscaled maps (B, h, w)."""
         return self.model.maps(images, targets)
 
+    def on_fit_start(self) -> None:
+        """Let batch norm follow the batches only where it is trained."""
+        self.model.attention.train(any(norm.weight.requires_grad for norm in _norms(self.model.attention)))
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; its terms are logged as ``train/...``."""
-        _, terms = self._shared_step(batch)
+        images = batch["image"]
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * torch.rand(len(images), generator=generator)
+        terms = self.loss(self._pass(images, keep, generator))
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
         self.log("loss", terms["total"], prog_bar=True, logger=False)
         if not torch.isfinite(terms["total"]):
@@ -68,8 +81,11 @@ class AttentionModule(LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the terms and how often the classifier keeps its decision on the masked image."""
-        result, terms = self._shared_step(batch)
-        size = len(result.targets)
+        images = batch["image"]
+        size = len(images)
+        keep = torch.linspace(SMALLEST_KEEP, 1, size)
+        result = self._pass(images, keep, torch.Generator().manual_seed(mixed_seed(self.seed, batch_idx)))
+        terms = self.loss(result)
         kept = (result.masked_logits.argmax(1) == result.targets).float().mean()
         logged = {f"val/{name}": value for name, value in terms.items()} | {"val/masked_accuracy": kept}
         self.log_dict(logged, batch_size=size, sync_dist=True)
@@ -86,6 +102,11 @@ class AttentionModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("model.attention.")}
 
-    def _shared_step(self, batch: Batch) -> tuple[TrainingPass, dict[str, Tensor]]:
-        result = self.model.training_pass(batch["image"], self.other_classes, self.masking)
-        return result, self.loss(result)
+    def _pass(self, images: Tensor, keep: Tensor, generator: torch.Generator) -> TrainingPass:
+        if self.loss.form == "ranked":
+            return self.model.ranked_pass(images, keep.to(images.device), self.masking)
+        return self.model.training_pass(images, self.other_classes, self.masking, generator)
+
+
+def _norms(attention: nn.Module) -> list[nn.BatchNorm2d]:
+    return [part for part in attention.modules() if isinstance(part, nn.BatchNorm2d)]

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import asdict, dataclass
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,18 @@ import torch
 from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
-from torch import Tensor
 
 from tame.attention import build_attention
-from tame.attention.initialise import initialise_from_classifier
+from tame.attention.initialise import initialise_from_gradients
+from tame.attention.shared import fold_shared_row, is_shared, share_row
 from tame.backbones import FrozenClassifier, load_backbone
+from tame.backbones.gradients import class_gradients
 from tame.checkpoint import TENSORS, save_attention
 from tame.checks import InputError
 from tame.data import (
+    Crop,
     ImageEntry,
+    ImageListDataset,
     draw,
     list_hash,
     read_list,
@@ -31,7 +35,7 @@ from tame.data import (
     walk_images,
     write_list,
 )
-from tame.data.datamodule import ImageListDataModule
+from tame.data.datamodule import ImageListDataModule, image_loader
 from tame.devices import resolve_device, resolve_precision
 from tame.loss import AttentionLoss
 from tame.model import ExplainedClassifier
@@ -41,6 +45,8 @@ from tame.training.module import AttentionModule
 
 logger = logging.getLogger("tame")
 
+_INIT_BATCH = 16
+_SAVE_EVERY = 50  # optimiser steps: what a crash can cost
 _RELEASED_CROP = {"cnn": "centre", "vit": "random-flip"}
 
 
@@ -71,56 +77,109 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     Raises:
         InputError: For anything that cannot be used, before any work.
     """
-    preset = PRESETS.get(options.preset)
     device = resolve_device(options.device)
+    precision: Any = resolve_precision(options.precision, device, training=True)
+    choices = resolve_choices(options)
     out = Path(options.out or f"runs/{options.backbone}")
     resume_from = _resume_from(out, options.resume)
-    classifier = load_backbone(options.backbone, options.weights, options.layers or preset.layers)
+    classifier = load_backbone(options.backbone, options.weights, options.layers or choices.layers)
     lists = find_lists(options, classifier.spec.num_classes)
-    seed_everything(options.seed, verbose=False)
+    data = _data(choices, options, classifier, lists)
     out.mkdir(parents=True, exist_ok=True)
     write_list(out / "train.txt", lists.train, lists.train_root)
     write_list(out / "validation.txt", lists.val, lists.val_root)
-    data = _data(options, preset, classifier, lists)
-    model = ExplainedClassifier(
-        classifier,
-        build_attention(options.attention, classifier.channels, classifier.spec.num_classes, preset.output_size),
-    )
-    init = options.init or preset.init
     started = time.monotonic()
-    if init == "classifier" and resume_from is None:
-        initialise_from_classifier(
-            model.attention, classifier.to(device), _init_images(data, options.init_images, device)
-        )
-    details = _details(options, preset, classifier, lists)
-    epochs = preset.epochs if options.epochs < 0 else options.epochs
-    if epochs == 0:
-        return save_attention(out, model, details | {"epochs": 0, "seconds": time.monotonic() - started})
-    module = AttentionModule(
-        model,
-        AttentionLoss(options.loss or preset.loss),
-        max_lr=options.lr or preset.max_lr,
-        other_classes=preset.other_classes,
-        masking=options.masking or None,
+    seed_everything(options.seed, verbose=False)
+    model = _initial_model(choices, options, classifier.to(device), lists)
+    details = _details(choices, options, lists)
+    if choices.epochs == 0:
+        return save_attention(out, model, details | {"seconds": time.monotonic() - started})
+    best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
+    last = ModelCheckpoint(
+        out / "lightning", "last", every_n_train_steps=_SAVE_EVERY, save_top_k=1, enable_version_counter=False
     )
-    best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, mode="min", save_last=True)
     trainer = Trainer(
-        accelerator={"cpu": "cpu", "cuda": "cuda", "mps": "mps"}[device],
+        accelerator={"mps": "mps", "cuda": "cuda", "cpu": "cpu"}[device],
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=options.strategy,
-        precision=resolve_precision(options.precision, device, training=True),  # type: ignore[arg-type] # checked
-        max_epochs=epochs,
+        precision=precision,
+        max_epochs=choices.epochs,
         gradient_clip_val=options.clip or None,
-        callbacks=[best, LearningRateMonitor("step"), *callbacks],
+        callbacks=[best, last, LearningRateMonitor("step"), *callbacks],
         logger=[CSVLogger(out, "", "logs"), TensorBoardLogger(out, "", "logs")],
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )
+    module = AttentionModule(
+        model,
+        AttentionLoss(choices.loss),
+        max_lr=choices.max_lr,
+        other_classes=choices.other_classes,
+        masking=choices.masking,
+        seed=options.seed,
+    )
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
-    if trainer.is_global_zero and not trainer.interrupted:
-        _save(out, model, trainer, best, details | {"epochs": epochs, "seconds": time.monotonic() - started})
+    if trainer.is_global_zero:
+        details["seconds"] = round(time.monotonic() - started)
+        details["metrics"] = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        _save(out / "last", model, details | {"epoch": choices.epochs})
+        if choices.epochs > 1:
+            details["metrics"] = {monitor: float(best.best_model_score or 0)}
+            _save(out, model, details | {"epoch": _load_best(model, best)})
+        else:
+            _save(out, model, details | {"epoch": 1})
     return out
+
+
+def resolve_choices(options: TrainOptions) -> Preset:
+    """Return the preset with the options' own choices in place.
+
+    Raises:
+        InputError: For choices that contradict each other.
+    """
+    preset = PRESETS.get(options.preset)
+    choices = replace(
+        preset,
+        init=options.init or preset.init,
+        trainable=options.trainable or preset.trainable,
+        loss=options.loss or preset.loss,
+        masking=options.masking or None,
+        epochs=preset.epochs if options.epochs < 0 else options.epochs,
+        batch_size=options.batch_size or preset.batch_size,
+        max_lr=options.lr or preset.max_lr,
+    )
+    if options.init == "random" and not options.trainable:
+        choices = replace(choices, trainable="all")
+    if choices.init == "random" and choices.trainable == "shared":
+        raise InputError("a shared row improves on the classifier's own rows: expected --init classifier, got random")
+    return choices
+
+
+def _initial_model(
+    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
+) -> ExplainedClassifier:
+    """Build the mechanism and start it, at random or from the classifier's answers to some training images."""
+    attention: Any = build_attention(
+        options.attention, classifier.channels, classifier.spec.num_classes, choices.output_size
+    )
+    model = ExplainedClassifier(classifier, attention).to(classifier.mean.device)
+    if choices.init == "random":
+        return model
+    entries = draw(lists.train, options.init_images, options.seed)
+    images = ImageListDataset(entries, Crop.of(classifier.spec.preprocessing))
+    loader = image_loader(images, _INIT_BATCH, options.num_workers)
+    batches = [batch["image"].to(classifier.mean.device) for batch in loader]
+    gradients = class_gradients(classifier, batches)
+    logger.info("Initialised from the classifier at %s.", classifier.layers[gradients.branch])
+    with torch.no_grad():
+        outputs = [classifier(images) for images in batches]
+    features = [torch.cat(maps) for maps in zip(*(output.features for output in outputs), strict=True)]
+    targets = torch.cat([output.logits for output in outputs]).argmax(1)
+    initialise_from_gradients(attention, gradients.rows, gradients.branch, features, targets)
+    if choices.trainable == "shared" and choices.epochs:
+        share_row(attention, features)
+    return model
 
 
 def find_lists(options: TrainOptions, num_classes: int) -> TrainingLists:
@@ -154,35 +213,47 @@ def _resume_from(out: Path, resume: bool) -> str | None:
 
 
 def _data(
-    options: TrainOptions, preset: Preset, classifier: FrozenClassifier, lists: TrainingLists
+    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
 ) -> ImageListDataModule:
-    crop: Any = _RELEASED_CROP[classifier.spec.masking] if preset.crop == "released" else preset.crop
+    crop: Any = _RELEASED_CROP[classifier.spec.masking] if choices.crop == "released" else choices.crop
     return ImageListDataModule(
         lists.train,
         lists.val,
         classifier.spec.preprocessing,
         crop=crop,
-        batch_size=options.batch_size or preset.batch_size,
+        batch_size=choices.batch_size,
         num_workers=options.num_workers,
         seed=options.seed,
     )
 
 
-def _details(
-    options: TrainOptions, preset: Preset, classifier: FrozenClassifier, lists: TrainingLists
-) -> dict[str, Any]:
+def _details(choices: Preset, options: TrainOptions, lists: TrainingLists) -> dict[str, Any]:
     """Return the provenance of a run that is known before it starts."""
     return {
         "attention": options.attention,
-        "output_size": preset.output_size,
+        "output_size": choices.output_size,
         "preset": options.preset,
-        "init": options.init or preset.init,
-        "loss": options.loss or preset.loss,
-        "max_lr": options.lr or preset.max_lr,
-        "batch_size": options.batch_size or preset.batch_size,
-        "masking": options.masking or classifier.spec.masking,
+        "choices": asdict(choices),
         "images": len(lists.train),
         "train_list_sha256": list_hash(lists.train, lists.train_root),
         "val_list_sha256": list_hash(lists.val, lists.val_root),
-        "options": asdict(options),
+        "seed": options.seed,
+        "precision": options.precision,
+        "clip": options.clip,
     }
+
+
+def _save(folder: Path, model: ExplainedClassifier, details: dict[str, Any]) -> None:
+    """Write the mechanism as it is now, the shared row folded into every class's own."""
+    attention: Any = copy.deepcopy(model.attention)
+    if is_shared(attention):
+        fold_shared_row(attention)
+    save_attention(folder, ExplainedClassifier(model.classifier, attention), details)
+
+
+def _load_best(model: ExplainedClassifier, best: ModelCheckpoint) -> int:
+    """Load the best epoch's mechanism; return how many epochs it had been trained."""
+    saved = torch.load(best.best_model_path, weights_only=True, map_location=model.classifier.mean.device)
+    state = {key.removeprefix("model.attention."): value for key, value in saved["state_dict"].items()}
+    model.attention.load_state_dict(state)
+    return int(saved["epoch"]) + 1
