@@ -1,6 +1,6 @@
 """Print the explanation masks of one's own images, as in the paper's figures.
 
-    python pl_scripts/TAME_print_mask.py IMAGES... [--backbone NAME --checkpoint RUN] [--target CLASS | --top K] [--out DIR]
+    python pl_scripts/TAME_print_mask.py IMAGES... [--checkpoint RUN] [--target CLASS | --top K] [--out DIR]
 
 The same as `tame explain`, with the three best classes side by side by default.
 """

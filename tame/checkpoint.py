@@ -20,7 +20,7 @@ from torch import nn
 from tame.attention import build_attention
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
-from tame.data import replacing
+from tame.files import replacing
 from tame.model import ExplainedClassifier
 from tame.versions import versions
 

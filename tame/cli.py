@@ -166,7 +166,7 @@ def _table(options: TableOptions) -> int:
     table = build_table(options.runs, options.reference, options.seed)
     text = table.markdown() if options.format == "markdown" else table.csv()
     if options.out:
-        from tame.data import replacing
+        from tame.files import replacing
 
         with replacing(options.out) as temporary:
             temporary.write_text(text, encoding="utf-8")

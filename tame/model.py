@@ -110,7 +110,7 @@ class ExplainedClassifier(nn.Module):
         with torch.no_grad():
             logits, features = self.classifier(images)
         targets = logits.argmax(1)
-        class_maps = self.attention(features, targets.unsqueeze(1)).squeeze(1)  # (B, h, w)
+        class_maps = self.attention(features, targets.unsqueeze(1)).squeeze(1).float()  # (B, h, w)
         masks = soft_keep_top(soft_rank(class_maps), keep)
         return TrainingPass(targets, masks.unsqueeze(1), self.classifier.masked_logits(images, masks, masking))
 

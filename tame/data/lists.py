@@ -5,15 +5,14 @@ from __future__ import annotations
 import hashlib
 import os
 import random
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
-from uuid import uuid4
 
 from dotenv import dotenv_values
 
 from tame.checks import InputError
+from tame.files import replacing
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
@@ -187,28 +186,6 @@ def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
         f"{str(path).removeprefix(prefix).replace(os.sep, '/')} {NO_LABEL if label is None else label}\n"
         for path, label in entries
     )
-
-
-@contextmanager
-def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes ``path`` when the block succeeds; missing folders are made.
-
-    Example:
-        >>> from tempfile import mkdtemp
-        >>> target = Path(mkdtemp()) / "new" / "note.txt"
-        >>> with replacing(target) as temporary:
-        ...     _ = temporary.write_text("whole")
-        >>> target.read_text()
-        'whole'
-    """
-    path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def resolve_folders(data: str) -> ImageFolders:

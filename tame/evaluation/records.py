@@ -14,8 +14,8 @@ import numpy as np
 import torch
 
 from tame.checks import InputError
-from tame.data import replacing
 from tame.evaluation.bootstrap import FloatArray, standard_error
+from tame.files import replacing, write_json
 from tame.functional.masking import check_keep
 from tame.functional.scores import drop, increase
 from tame.types import MapScaling
@@ -175,21 +175,6 @@ def summarise(rows: Rows, settings: dict[str, Any]) -> Summary:
         accuracy=accuracy,
         metrics=metrics,
     )
-
-
-def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON; the file appears whole or not at all. NaN becomes null: JSON knows none."""
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
-
-
-def _without_nan(value: Any) -> Any:
-    if isinstance(value, Mapping):
-        return {key: _without_nan(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_without_nan(each) for each in value]
-    return None if isinstance(value, float) and math.isnan(value) else value
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -25,10 +25,10 @@ from tame.evaluation.records import (
     read_summary,
     score_columns,
     summarise,
-    write_json,
     write_rows,
     write_summary,
 )
+from tame.files import check_same_settings, write_json
 from tame.perturb import PlainScores, UsableMaps, masked_confidences, plain_confidences, usable_maps
 from tame.types import Explainer, MapScaling, MaskingKind
 from tame.versions import versions
@@ -185,28 +185,10 @@ def _settings(
 def _claim(out: Path, settings: dict[str, Any]) -> None:
     """Write the settings of a new run, or check that they are those of the run in ``out``."""
     path = out / SETTINGS
-    if not path.is_file() or not (_parts(out) or (out / SUMMARY).is_file()):  # nothing is measured yet
+    if _parts(out) or (out / SUMMARY).is_file():  # something is measured
+        check_same_settings(path, settings)
+    else:
         write_json(path, settings)
-        return
-    old, new = _flat(json.loads(path.read_text(encoding="utf-8"))), _flat(settings)
-    differences = [
-        f"{name} {old.get(name, 'unset')}, not {new.get(name, 'unset')}"
-        for name in sorted(old | new)
-        if old.get(name) != new.get(name)
-    ]
-    if differences:
-        raise InputError(
-            f"{out} holds an evaluation with other settings: {'; '.join(differences)}. "
-            "Give another --out, or --resume false to start over"
-        )
-
-
-def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as text by dotted names."""
-    flat: dict[str, str] = {}
-    for name, value in settings.items():
-        flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": repr(value)}
-    return flat
 
 
 def _clear(out: Path) -> None:

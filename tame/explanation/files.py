@@ -14,9 +14,10 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it ships no type informa
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
-from tame.data import Crop, load_image, replacing, walk_images
+from tame.data import Crop, load_image, walk_images
 from tame.explanation.one import Method, Seen, explain_batch, see
 from tame.explanation.result import write_image
+from tame.files import replacing
 from tame.types import Explainer
 
 logger = logging.getLogger("tame")

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tame.data import replacing
+from tame.files import replacing
 from tame.visualize import figure, overlay
 
 _ALONE, _BESIDE = 600, 400  # side, pixels, of a single panel and of one among several

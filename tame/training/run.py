@@ -20,7 +20,7 @@ from tame.attention.initialise import initialise_from_gradients
 from tame.attention.shared import fold_shared_row, is_shared, share_row
 from tame.backbones import FrozenClassifier, load_backbone
 from tame.backbones.gradients import class_gradients
-from tame.checkpoint import TENSORS, save_attention
+from tame.checkpoint import TENSORS, describe, save_attention
 from tame.checks import InputError
 from tame.data import (
     Crop,
@@ -37,6 +37,7 @@ from tame.data import (
 )
 from tame.data.datamodule import ImageListDataModule, image_loader
 from tame.devices import resolve_device, resolve_precision
+from tame.files import check_same_settings, write_json
 from tame.loss import AttentionLoss
 from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
@@ -81,17 +82,17 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     precision: Any = resolve_precision(options.precision, device, training=True)
     choices = resolve_choices(options)
     out = Path(options.out or f"runs/{options.backbone}")
-    resume_from = _resume_from(out, options.resume)
+    _refuse_finished(out, options.resume)
     classifier = load_backbone(options.backbone, options.weights, options.layers or choices.layers)
     lists = find_lists(options, classifier.spec.num_classes)
     data = _data(choices, options, classifier, lists)
-    out.mkdir(parents=True, exist_ok=True)
+    details = _details(choices, options, classifier, lists)
+    resume_from = _resume_from(out, options.resume, details)
     write_list(out / "train.txt", lists.train, lists.train_root)
     write_list(out / "validation.txt", lists.val, lists.val_root)
     started = time.monotonic()
     seed_everything(options.seed, verbose=False)
     model = _initial_model(choices, options, classifier.to(device), lists)
-    details = _details(choices, options, lists)
     if choices.epochs == 0:
         return save_attention(out, model, details | {"seconds": time.monotonic() - started})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
@@ -99,7 +100,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
         out / "lightning", "last", every_n_train_steps=_SAVE_EVERY, save_top_k=1, enable_version_counter=False
     )
     trainer = Trainer(
-        accelerator={"mps": "mps", "cuda": "cuda", "cpu": "cpu"}[device],
+        accelerator=device,
         devices=options.devices,
         num_nodes=options.num_nodes,
         strategy=options.strategy,
@@ -201,15 +202,24 @@ def find_lists(options: TrainOptions, num_classes: int) -> TrainingLists:
     return TrainingLists(train, draw(val, options.limit_val_images, options.seed), folders.train, val_root)
 
 
-def _resume_from(out: Path, resume: bool) -> str | None:
-    """Return the Lightning checkpoint to continue from, None to start anew."""
-    last = out / "lightning" / "last.ckpt"
-    if (out / TENSORS).is_file() and resume:
+def _refuse_finished(out: Path, resume: bool) -> None:
+    if resume and (out / TENSORS).is_file():
         raise InputError(f"{out} holds a finished explainer: give another --out, or --resume false to overwrite it")
-    if not (resume and last.is_file()):
-        return None
-    logger.info("Continuing from %s.", last)
-    return str(last)
+
+
+def _resume_from(out: Path, resume: bool, settings: dict[str, Any]) -> str | None:
+    """Return the Lightning checkpoint to continue from, None to start anew.
+
+    Raises:
+        InputError: If the interrupted run had other settings, saying what differs.
+    """
+    last, began = out / "lightning" / "last.ckpt", out / "settings.json"
+    if resume and last.is_file():
+        check_same_settings(began, settings)
+        logger.info("Continuing from %s.", last)
+        return str(last)
+    write_json(began, settings)
+    return None
 
 
 def _data(
@@ -227,9 +237,11 @@ def _data(
     )
 
 
-def _details(choices: Preset, options: TrainOptions, lists: TrainingLists) -> dict[str, Any]:
+def _details(
+    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
+) -> dict[str, Any]:
     """Return the provenance of a run that is known before it starts."""
-    return {
+    return describe(classifier) | {
         "attention": options.attention,
         "output_size": choices.output_size,
         "preset": options.preset,

@@ -8,13 +8,13 @@ from tame.data.lists import (
     draw,
     list_hash,
     read_list,
-    replacing,
     resolve_folders,
     resolve_list,
     split_validation,
     walk_images,
     write_list,
 )
+from tame.files import replacing
 
 
 @pytest.fixture

@@ -220,7 +220,7 @@ def test_starting_over(toy_classifier: Make, tmp_path: Path) -> None:
 )
 def test_other_settings(toy_classifier: Make, tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     run(toy_classifier(), tmp_path, method="centre")
-    with pytest.raises(InputError, match=f"holds an evaluation with other settings: {message}") as error:
+    with pytest.raises(InputError, match=f"holds a run with other settings: {message}") as error:
         run(toy_classifier(), tmp_path, method="centre", **changes)
     assert "Give another --out, or --resume false to start over" in str(error.value)
 
