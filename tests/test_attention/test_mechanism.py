@@ -228,10 +228,10 @@ def reference_case(name, case):
         state = {key.removeprefix("1."): value for key, value in state.items()}
     channels, classes = [feature.shape[1] for feature in inputs], case["eval_c"].shape[1]
     options = {"output_size": "first"}
-    if name.startswith("Noskip"):
-        options |= {"skip": False, "branch_channels": classes, "batch_norm": "NoBatchnorm" not in name}
+    if name.startswith("Noskipconnection"):
+        options |= {"skip": False, "branch_channels": classes}
     if name.startswith("NoskipNobatchnorm"):
-        options["batch_norm"] = False
+        options |= {"skip": False, "batch_norm": False}
     if name.startswith("Sigmoid"):
         options["activation"] = "sigmoid"
     mechanism = LCAM(channels, classes) if name.startswith("LCAM") else TAME(channels, classes, **options)
