@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 from lightning import LightningDataModule
@@ -14,23 +15,38 @@ from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind, CropValues
 
 
-def image_loader(
-    dataset: ImageListDataset,
-    batch_size: int,
-    num_workers: int = 0,
-    sampler: EpochSampler | None = None,
-    drop_last: bool = False,
-) -> DataLoader[Sample]:
-    """Return a loader of `tame.data.dataset.Batch`, in order unless there is a sampler."""
-    return DataLoader(
-        dataset,
-        batch_size=batch_size,
-        sampler=sampler,
-        num_workers=num_workers,
-        drop_last=drop_last,
-        persistent_workers=num_workers > 0,
-        pin_memory=torch.cuda.is_available(),
-    )
+def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
+    """Return a loader of `tame.data.dataset.Batch`, in order."""
+    return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers))
+
+
+def _worker_options(num_workers: int) -> dict[str, Any]:
+    return {
+        "num_workers": num_workers,
+        "persistent_workers": num_workers > 0,
+        "pin_memory": torch.cuda.is_available(),
+    }
+
+
+class ResumableLoader(DataLoader[Sample]):
+    """A loader that Lightning's checkpoints can continue inside an epoch, with the batches not yet seen.
+
+    Attributes:
+        epochs: The sampler, as it was before Lightning sharded it over processes.
+        seen: Returns how many samples of the current epoch training has had. The loader itself cannot know: its
+            workers read ahead.
+    """
+
+    epochs: EpochSampler
+    seen: Callable[[], int]
+
+    def state_dict(self) -> dict[str, Any]:
+        """Return the epoch and the number of its samples that training has had."""
+        return {"epoch": self.epochs.epoch, "seen": self.seen()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Continue after the samples of ``state``; called before the first iteration."""
+        self.epochs.start_after(state["epoch"], state["seen"])
 
 
 class ImageListDataModule(LightningDataModule):
@@ -76,18 +92,32 @@ class ImageListDataModule(LightningDataModule):
         self.train_set = ImageListDataset(self.train, self.train_crop, self.seed)
         self.val_set = ImageListDataset(self.val, self.val_crop, self.seed)
 
-    def train_dataloader(self) -> DataLoader[Sample]:
-        """Return shuffled training batches."""
+    def train_dataloader(self) -> ResumableLoader:
+        """Return shuffled training batches; a run that continues starts after what it has seen."""
         if not len(self.train_set):
             raise InputError("expected training images, got none")
-        processes = self.trainer.world_size if self.trainer else 1
-        return image_loader(
+        sampler = EpochSampler(len(self.train_set), self.seed)
+        # Lightning sets the epoch only after it made the iterator, and workers read at once
+        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        loader = ResumableLoader(
             self.train_set,
-            self.batch_size,
-            self.num_workers,
-            sampler=EpochSampler(len(self.train_set), self.seed),
-            drop_last=len(self.train_set) > self.batch_size * processes,
+            batch_size=self.batch_size,
+            sampler=sampler,
+            drop_last=len(self.train_set) > self.batch_size * self._processes(),
+            **_worker_options(self.num_workers),
         )
+        loader.epochs, loader.seen = sampler, self._seen
+        return loader
+
+    def _processes(self) -> int:
+        return self.trainer.world_size if self.trainer else 1
+
+    def _seen(self) -> int:
+        """Return how many samples of the current epoch have been trained on, by all processes."""
+        if self.trainer is None:
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_loop.batch_progress.current
+        return progress.processed * self.batch_size * self._processes()
 
     def val_dataloader(self) -> DataLoader[Sample]:
         """Return the validation batches, in order."""

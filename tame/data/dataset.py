@@ -107,10 +107,19 @@ class EpochSampler(Sampler[SampleKey]):
         self.length = length
         self.seed = seed
         self.epoch = 0
+        self._seen = (-1, 0)
 
     def set_epoch(self, epoch: int) -> None:
         """Choose the epoch of the next iteration."""
         self.epoch = epoch
+
+    def start_after(self, epoch: int, seen: int) -> None:
+        """Choose ``epoch``, and put its first ``seen`` samples last: training has had them.
+
+        They are not left out, so that every epoch has the same length, on every process.
+        """
+        self.epoch = epoch
+        self._seen = (epoch, seen)
 
     def __len__(self) -> int:
         return self.length
@@ -118,4 +127,6 @@ class EpochSampler(Sampler[SampleKey]):
     def __iter__(self) -> Iterator[SampleKey]:
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.epoch))
         order: list[int] = torch.randperm(self.length, generator=generator).tolist()
-        return iter([(index, self.epoch) for index in order])
+        epoch, seen = self._seen
+        start = seen if epoch == self.epoch else 0
+        return iter([(index, self.epoch) for index in order[start:] + order[:start]])

@@ -42,6 +42,7 @@ from tame.loss import AttentionLoss
 from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
 from tame.presets import PRESETS, Preset
+from tame.training.last import LastCheckpoint
 from tame.training.module import AttentionModule
 
 logger = logging.getLogger("tame")
@@ -96,9 +97,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     if choices.epochs == 0:
         return save_attention(out, model, details | {"seconds": time.monotonic() - started})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
-    last = ModelCheckpoint(
-        out / "lightning", "last", every_n_train_steps=_SAVE_EVERY, save_top_k=1, enable_version_counter=False
-    )
+    last = LastCheckpoint(out / "lightning" / "last.ckpt", _SAVE_EVERY)
     trainer = Trainer(
         accelerator=device,
         devices=options.devices,
@@ -218,6 +217,8 @@ def _resume_from(out: Path, resume: bool, settings: dict[str, Any]) -> str | Non
         check_same_settings(began, settings)
         logger.info("Continuing from %s.", last)
         return str(last)
+    last.unlink(missing_ok=True)  # of an earlier run, as is its explainer: an interruption must not confuse them
+    (out / TENSORS).unlink(missing_ok=True)
     write_json(began, settings)
     return None
 

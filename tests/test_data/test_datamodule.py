@@ -132,23 +132,68 @@ class Watcher(lightning.LightningModule):
         return torch.optim.SGD(self.parameters(), 0.1)
 
 
-def fit(entries, tmp_path: Path, epochs, resume=None):
+class Stop(lightning.Callback):
+    """Saves and ends a run after some steps."""
+
+    def __init__(self, path, steps):
+        self.path, self.steps = path, steps
+
+    def on_train_batch_end(self, trainer, *_):
+        if trainer.global_step == self.steps:
+            trainer.save_checkpoint(self.path)
+            raise SystemExit
+
+
+def fit(entries, tmp_path: Path, epochs, resume=None, stop=-1, num_workers=0):
     trainer = lightning.Trainer(
         max_epochs=epochs, accelerator="cpu", logger=False, enable_progress_bar=False, enable_model_summary=False,
         default_root_dir=tmp_path, limit_val_batches=0, enable_checkpointing=False,
+        callbacks=[Stop(tmp_path / "last.ckpt", stop)],
     )  # fmt: skip
     watcher = Watcher()
-    data = ImageListDataModule(entries, entries, Values(), crop="random", batch_size=4, seed=3)
-    trainer.fit(watcher, data, ckpt_path=resume)
-    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    data = ImageListDataModule(entries, entries, Values(), crop="random", batch_size=4, seed=3, num_workers=num_workers)
+    try:
+        trainer.fit(watcher, data, ckpt_path=resume)
+        trainer.save_checkpoint(tmp_path / "last.ckpt")
+    except SystemExit:
+        assert trainer.global_step == stop
     return watcher.seen
 
 
-def test_resumed_run_sees_what_an_uninterrupted_one_sees(entries, tmp_path):
+@pytest.mark.parametrize("num_workers", [0, 1])
+def test_resumed_run_sees_what_an_uninterrupted_one_sees(entries, tmp_path, num_workers):
     whole = fit(entries, tmp_path, 3)
-    assert fit(entries, tmp_path, 1) == whole[:2]
-    assert fit(entries, tmp_path, 3, resume=tmp_path / "last.ckpt") == whole[2:]
+    assert fit(entries, tmp_path, 1, num_workers=num_workers) == whole[:2]
+    assert fit(entries, tmp_path, 3, tmp_path / "last.ckpt", num_workers=num_workers) == whole[2:]
     assert len({str(indices) for _, indices, _ in whole}) == 6
+
+
+@pytest.mark.filterwarnings("error:.*not resumable")
+@pytest.mark.parametrize(("stop", "num_workers"), [(1, 0), (3, 0), (3, 1), (5, 1)])
+def test_run_resumed_inside_an_epoch_sees_the_rest_of_it(entries, tmp_path, stop, num_workers):
+    whole = fit(entries, tmp_path, 3)
+    assert fit(entries, tmp_path, 3, stop=stop, num_workers=num_workers) == whole[:stop]
+    assert fit(entries, tmp_path, 3, tmp_path / "last.ckpt", num_workers=num_workers) == whole[stop:]
+
+
+def test_a_run_stopped_and_resumed_again_and_again(entries, tmp_path):
+    whole = fit(entries, tmp_path, 3)
+    seen = fit(entries, tmp_path, 3, stop=1)
+    for _ in range(2):  # two more steps each: the second half of an epoch and the first half of the next
+        seen += fit(entries, tmp_path, 3, tmp_path / "last.ckpt", stop=len(seen) + 2)
+    assert seen + fit(entries, tmp_path, 3, tmp_path / "last.ckpt") == whole
+
+
+def test_samples_that_were_seen_come_last_in_their_epoch_only():
+    sampler = EpochSampler(10, seed=0)
+    sampler.set_epoch(2)
+    order = list(sampler)
+    sampler.start_after(2, 4)
+    assert list(sampler) == order[4:] + order[:4]
+    sampler.set_epoch(3)
+    later = EpochSampler(10, seed=0)
+    later.set_epoch(3)
+    assert list(sampler) == list(later)
 
 
 def test_lightning_shards_the_sampler_over_processes():
