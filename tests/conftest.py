@@ -11,10 +11,11 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from toys import TOY_SPECS
+from tame.backbones import BACKBONES, FrozenClassifier
+from toys import TOY_SPECS, seeded
 
 REPOSITORY = Path(__file__).resolve().parent.parent
 SHARED = REPOSITORY.parent / "shared"
@@ -81,3 +82,27 @@ def toy_classifier() -> Callable[..., FrozenClassifier]:
 def toy_images() -> Tensor:
     """Four images of 3 x 32 x 32 in [0, 1]."""
     return torch.rand(4, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+@pytest.fixture
+def toy_backbone(monkeypatch: pytest.MonkeyPatch) -> str:
+    """Register the toy CNN under its name, with the same random weights each time, while the test runs."""
+    spec = seeded(TOY_SPECS["cnn"])
+    monkeypatch.setitem(BACKBONES._entries, spec.name, spec)
+    return spec.name
+
+
+@pytest.fixture
+def photographs(tmp_path: Path) -> Path:
+    """Folder of 24 generated photographs, a bright disc somewhere on noise each."""
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    generator = np.random.default_rng(0)
+    rows, columns = np.mgrid[:36, :40]
+    for index in range(24):
+        values = generator.integers(0, 120, (36, 40, 3))
+        centre = generator.integers(10, 28, 2)
+        disc = (rows - centre[0]) ** 2 + (columns - centre[1]) ** 2 < 64
+        values[disc] += generator.integers(0, 136, 3)
+        Image.fromarray(values.astype(np.uint8)).save(folder / f"{index:02}.png")
+    return folder

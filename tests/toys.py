@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
+import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
@@ -67,3 +70,14 @@ TOY_SPECS = {
         layer_aliases={f"{block}.ln": f"{block}.ln_1" for block in _BLOCKS},
     ),
 }
+
+
+def seeded(spec: BackboneSpec, seed: int = 0) -> BackboneSpec:
+    """Return a spec that builds the same random weights each time."""
+
+    def build() -> nn.Module:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(seed)
+            return spec.build()
+
+    return replace(spec, build=build)

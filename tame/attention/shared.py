@@ -52,9 +52,13 @@ def share_row(attention: TAME, features: Sequence[Tensor]) -> None:
     parametrize.register_parametrization(attention.fuser, "weight", SharedRow(torch.cat(scale)))
 
 
+@torch.no_grad()
 def fold_shared_row(attention: TAME) -> None:
     """Add the shared row to every class's own, in place: an ordinary mechanism again, of the same maps."""
-    parametrize.remove_parametrizations(attention.fuser, "weight", leave_parametrized=True)
+    # A new layer: removing the parametrization would also break every copy of the old one, whose class they share.
+    fuser = nn.utils.skip_init(nn.Conv2d, attention.fuser.in_channels, attention.num_classes, 1)
+    fuser.weight, fuser.bias = nn.Parameter(attention.fuser.weight.clone()), attention.fuser.bias
+    attention.fuser = fuser
     attention.requires_grad_(True)
 
 

@@ -98,6 +98,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
         return save_attention(out, model, details | {"seconds": time.monotonic() - started})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
     last = LastCheckpoint(out / "lightning" / "last.ckpt", _SAVE_EVERY)
+    csv_log = CSVLogger(out, "logs")  # a version per start: a run that continues keeps what is logged already
     trainer = Trainer(
         accelerator=device,
         devices=options.devices,
@@ -107,7 +108,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
         max_epochs=choices.epochs,
         gradient_clip_val=options.clip or None,
         callbacks=[best, last, LearningRateMonitor("step"), *callbacks],
-        logger=[CSVLogger(out, "", "logs"), TensorBoardLogger(out, "", "logs")],
+        logger=[csv_log, TensorBoardLogger(out, "logs", csv_log.version)],
         num_sanity_val_steps=0,
         log_every_n_steps=10,
     )

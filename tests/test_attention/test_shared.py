@@ -1,3 +1,5 @@
+import copy
+
 import pytest
 import torch
 
@@ -66,6 +68,20 @@ def test_folding_gives_an_ordinary_mechanism_of_the_same_maps(mechanism, feature
     ordinary = TAME([4, 6], 5).eval()
     ordinary.load_state_dict(mechanism.state_dict())
     assert torch.equal(ordinary(features), shared)
+
+
+def test_folding_a_copy_leaves_the_mechanism_as_it_is(mechanism, features):
+    share_row(mechanism, features)
+    step(mechanism, features)
+    maps = mechanism(features)
+    for _ in range(2):
+        twin = copy.deepcopy(mechanism)
+        fold_shared_row(twin)
+        assert torch.equal(twin(features), maps)
+        assert is_shared(mechanism)
+        assert torch.equal(mechanism(features), maps)
+    step(mechanism, features)
+    assert not torch.equal(mechanism(features), maps)
 
 
 def test_a_step_of_one_size_moves_the_maps_equally_whichever_branch_it_is_in(mechanism, features):
