@@ -14,6 +14,25 @@ from tame.checks import InputError
 _RELEASED_LARGEST_SIDE = 56
 
 
+class SharedRow(nn.Module):
+    """Adds one row to every class's fusion row: ``row_n + shared / scale``.
+
+    Args:
+        scale: Size of a step in each fused channel, (C,).
+    """
+
+    scale: Tensor
+
+    def __init__(self, scale: Tensor) -> None:
+        super().__init__()
+        self.shared = nn.Parameter(torch.zeros_like(scale))
+        self.register_buffer("scale", scale)
+
+    def forward(self, rows: Tensor) -> Tensor:
+        """Return fusion rows (..., C) with the shared row added."""
+        return rows + self.shared / self.scale
+
+
 class TAME(nn.Module):
     """Turns feature maps into one map per class (T-TAME, Fig. 3, Eq. 5-10).
 
@@ -69,6 +88,7 @@ class TAME(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
+        self.shared_row: SharedRow | None = None  # only while it is trained, see `tame.attention.shared`
         self._folded: list[tuple[Tensor, Tensor]] = []
         self._folded_from: tuple[int, ...] = ()
 
@@ -90,6 +110,8 @@ class TAME(nn.Module):
         rows, bias = self.fuser.weight.flatten(1), self.fuser.bias  # (K, sum of widths), (K,)
         if classes is not None:
             rows, bias = rows[classes], bias[classes]  # type: ignore[index] # never None
+        if self.shared_row is not None:
+            rows = self.shared_row(rows)
         parts = rows.split([conv.out_channels for conv in self._convs()], dim=-1)  # each (..., N, width)
         total: Tensor | None = None
         for branch, part in zip(self.branches(features), parts, strict=True):

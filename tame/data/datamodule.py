@@ -109,6 +109,11 @@ class ImageListDataModule(LightningDataModule):
         loader.epochs, loader.seen = sampler, self._seen
         return loader
 
+    def steps_per_epoch(self, processes: int = 1) -> int:
+        """Return the number of training batches of each process, without making a loader."""
+        per_process = -(-len(self.train) // processes)  # the last samples are repeated where they do not divide
+        return max(1, per_process // self.batch_size)
+
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
 

@@ -32,6 +32,8 @@ class AttentionModule(LightningModule):
         other_classes: See `ExplainedClassifier.training_pass`.
         masking: Masking of the second pass; None for the backbone's own.
         seed: Of what is drawn for a batch, together with the step: a resumed run draws the same.
+        total_steps: Optimiser steps of the whole run; 0: Lightning counts them, but it makes the training loader
+            for that before a checkpoint is restored, so that a run cannot continue inside an epoch.
     """
 
     def __init__(
@@ -42,6 +44,7 @@ class AttentionModule(LightningModule):
         other_classes: Literal["batch", "random"] = "batch",
         masking: MaskingKind | None = None,
         seed: int = 0,
+        total_steps: int = 0,
     ) -> None:
         super().__init__()
         self.model = model
@@ -50,6 +53,7 @@ class AttentionModule(LightningModule):
         self.other_classes = other_classes
         self.masking = masking
         self.seed = seed
+        self.total_steps = total_steps
         self.strict_loading = False  # the classifier is not in the checkpoint
 
     @property
@@ -93,7 +97,7 @@ class AttentionModule(LightningModule):
     def configure_optimizers(self) -> Any:
         """Return SGD and its one-cycle schedule over all steps of the run."""
         optimizer = build_optimizer(self.model.attention, self.max_lr)
-        steps = max(1, int(self.trainer.estimated_stepping_batches))
+        steps = self.total_steps or max(1, int(self.trainer.estimated_stepping_batches))
         schedule = build_schedule(optimizer, self.max_lr, steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 

@@ -15,9 +15,9 @@ from lightning import Callback, Trainer, seed_everything
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from tame.attention import build_attention
+from tame.attention import TAME, build_attention
 from tame.attention.initialise import initialise_from_gradients
-from tame.attention.shared import fold_shared_row, is_shared, share_row
+from tame.attention.shared import fold_shared_row, share_row
 from tame.backbones import FrozenClassifier, load_backbone
 from tame.backbones.gradients import class_gradients
 from tame.checkpoint import TENSORS, describe, save_attention
@@ -119,6 +119,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
         other_classes=choices.other_classes,
         masking=choices.masking,
         seed=options.seed,
+        total_steps=choices.epochs * data.steps_per_epoch(trainer.world_size),
     )
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     if trainer.is_global_zero:
@@ -260,7 +261,7 @@ def _details(
 def _save(folder: Path, model: ExplainedClassifier, details: dict[str, Any]) -> None:
     """Write the mechanism as it is now, the shared row folded into every class's own."""
     attention: Any = copy.deepcopy(model.attention)
-    if is_shared(attention):
+    if isinstance(attention, TAME):
         fold_shared_row(attention)
     save_attention(folder, ExplainedClassifier(model.classifier, attention), details)
 

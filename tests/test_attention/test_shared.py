@@ -3,9 +3,9 @@ import copy
 import pytest
 import torch
 
-from tame.attention import LCAM, TAME
+from tame.attention import TAME
 from tame.attention.initialise import initialise_from_gradients
-from tame.attention.shared import fold_shared_row, is_shared, share_row
+from tame.attention.shared import fold_shared_row, share_row
 
 TARGETS = torch.tensor([0, 1, 2, 3])
 
@@ -34,7 +34,7 @@ def step(mechanism, features):
 def test_maps_are_unchanged_at_the_start(mechanism, features):
     before = mechanism(features)
     share_row(mechanism, features)
-    assert is_shared(mechanism)
+    assert mechanism.shared_row is not None
     assert torch.equal(mechanism(features), before)
 
 
@@ -61,7 +61,7 @@ def test_folding_gives_an_ordinary_mechanism_of_the_same_maps(mechanism, feature
     shared = mechanism(features)
     assert not torch.allclose(shared, start)
     fold_shared_row(mechanism)
-    assert not is_shared(mechanism)
+    assert mechanism.shared_row is None
     assert torch.equal(mechanism(features), shared)
     assert sorted(mechanism.state_dict()) == sorted(keys)
     assert all(parameter.requires_grad for parameter in mechanism.parameters())
@@ -78,7 +78,7 @@ def test_folding_a_copy_leaves_the_mechanism_as_it_is(mechanism, features):
         twin = copy.deepcopy(mechanism)
         fold_shared_row(twin)
         assert torch.equal(twin(features), maps)
-        assert is_shared(mechanism)
+        assert mechanism.shared_row is not None
         assert torch.equal(mechanism(features), maps)
     step(mechanism, features)
     assert not torch.equal(mechanism(features), maps)
@@ -86,7 +86,7 @@ def test_folding_a_copy_leaves_the_mechanism_as_it_is(mechanism, features):
 
 def test_a_step_of_one_size_moves_the_maps_equally_whichever_branch_it_is_in(mechanism, features):
     share_row(mechanism, features)
-    row = mechanism.fuser.parametrizations.weight[0].shared
+    row = mechanism.shared_row.shared
     start, sizes = mechanism(features).detach(), []
     for channels in slice(4), slice(4, 10):
         with torch.no_grad():
@@ -95,7 +95,3 @@ def test_a_step_of_one_size_moves_the_maps_equally_whichever_branch_it_is_in(mec
         sizes.append((mechanism(features).detach() - start).square().mean().sqrt().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.5)  # the features differ ten times
 
-
-def test_only_a_shared_row_is_one(mechanism):
-    assert not is_shared(mechanism)
-    assert not is_shared(LCAM([4], 5))
