@@ -8,7 +8,7 @@ import time
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import Callback, Trainer, seed_everything
@@ -84,7 +84,9 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     choices = resolve_choices(options)
     out = Path(options.out or f"runs/{options.backbone}")
     _refuse_finished(out, options.resume)
-    classifier = load_backbone(options.backbone, options.weights, options.layers or choices.layers)
+    seed_everything(options.seed, verbose=False)
+    classifier = load_backbone(options.backbone, options.weights, options.layers or choices.layers).to(device)
+    model = _build(choices, options, classifier)
     lists = find_lists(options, classifier.spec.num_classes)
     data = _data(choices, options, classifier, lists)
     details = _details(choices, options, classifier, lists)
@@ -92,8 +94,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     write_list(out / "train.txt", lists.train, lists.train_root)
     write_list(out / "validation.txt", lists.val, lists.val_root)
     started = time.monotonic()
-    seed_everything(options.seed, verbose=False)
-    model = _initial_model(choices, options, classifier.to(device), lists)
+    _start(model, choices, options, lists)
     if choices.epochs == 0:
         return save_attention(out, model, details | {"seconds": time.monotonic() - started})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
@@ -158,16 +159,24 @@ def resolve_choices(options: TrainOptions) -> Preset:
     return choices
 
 
-def _initial_model(
-    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
-) -> ExplainedClassifier:
-    """Build the mechanism and start it, at random or from the classifier's answers to some training images."""
-    attention: Any = build_attention(
+def _build(choices: Preset, options: TrainOptions, classifier: FrozenClassifier) -> ExplainedClassifier:
+    """Build the mechanism at random, refusing one that cannot start as chosen."""
+    attention = build_attention(
         options.attention, classifier.channels, classifier.spec.num_classes, choices.output_size
     )
-    model = ExplainedClassifier(classifier, attention).to(classifier.mean.device)
+    if choices.init == "classifier" and not (isinstance(attention, TAME) and attention.skip and len(attention.bns)):
+        raise InputError(
+            f"{options.attention} cannot start from the classifier, which needs skip connections and batch norm: "
+            "use --init random"
+        )
+    return ExplainedClassifier(classifier, attention).to(classifier.mean.device)
+
+
+def _start(model: ExplainedClassifier, choices: Preset, options: TrainOptions, lists: TrainingLists) -> None:
+    """Start the mechanism from the classifier's answers to some training images, where it does not start at random."""
     if choices.init == "random":
-        return model
+        return
+    classifier, attention = model.classifier, cast(TAME, model.attention)  # checked in _build
     entries = draw(lists.train, options.init_images, options.seed)
     images = ImageListDataset(entries, Crop.of(classifier.spec.preprocessing))
     loader = image_loader(images, _INIT_BATCH, options.num_workers)
@@ -181,7 +190,6 @@ def _initial_model(
     initialise_from_gradients(attention, gradients.rows, gradients.branch, features, targets)
     if choices.trainable == "shared" and choices.epochs:
         share_row(attention, features)
-    return model
 
 
 def find_lists(options: TrainOptions, num_classes: int) -> TrainingLists:

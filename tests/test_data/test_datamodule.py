@@ -92,6 +92,8 @@ def test_only_a_last_training_batch_among_several_is_left_out(entries, train, ba
     data = module(entries, train, batch_size=batch_size)
     assert [len(batch["label"]) for batch in data.train_dataloader()] == sizes
     assert [len(batch["label"]) for batch in data.val_dataloader()] == [4, 4, 2]
+    assert data.steps_per_epoch() == len(sizes)
+    assert data.steps_per_epoch(processes=2) == max(1, len(sizes) // 2)
 
 
 def test_batches(entries):
