@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import re
 import sys
+from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -63,7 +64,7 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
     special = {command.positional, command.repeatable} - {""}
     words = _argument_help(command.options)
     if command.positional:
-        parser.add_argument(command.positional, nargs="*", type=str, default=[], help=words[command.positional])
+        parser.add_argument(command.positional, nargs="*", type=str, default=SUPPRESS, help=words[command.positional])
     if command.repeatable:
         option = f"--{command.repeatable}"
         parser.add_argument(option, action="append", type=str, default=[], help=words[command.repeatable])
@@ -71,8 +72,9 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
     if defaults is not None:
         parser.set_defaults({field.name: getattr(defaults, field.name) for field in fields(defaults)})
     parsed: Namespace = parser.parse_args(_with_underscores(arguments))
-    values = {field.name: parsed[field.name] for field in fields(command.options)}
-    return command.options(**values)
+    return command.options(
+        **{field.name: parsed[field.name] for field in fields(command.options) if field.name in parsed}
+    )
 
 
 def _argument_help(options: type) -> dict[str, str]:

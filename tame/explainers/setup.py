@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 
 from tame.backbones import FrozenClassifier, load_backbone
 from tame.checkpoint import checkpoint_hash, read_metadata, shipped_checkpoint
+from tame.checks import InputError
 from tame.devices import resolve_device
 from tame.explainers.base import build_explainer
 from tame.explainers.learned import LEARNED
@@ -35,7 +36,12 @@ def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
     layers: str | list[str] = common.layers or preset.layers
     checkpoint = method.checkpoint or shipped_checkpoint(common.backbone) if method.method in LEARNED else ""
     if checkpoint and not common.layers:
-        layers = read_metadata(checkpoint)["layers"]
+        metadata = read_metadata(checkpoint)
+        if metadata["backbone"] != common.backbone:  # its layers would not be found, which says less
+            raise InputError(
+                f"the checkpoint {checkpoint} was trained for backbone {metadata['backbone']}, not {common.backbone}"
+            )
+        layers = metadata["layers"]
     classifier = load_backbone(common.backbone, common.weights, layers).to(device)
     provenance = {"method": method.method, "preset": common.preset}
     if checkpoint:

@@ -126,11 +126,12 @@ def explain_files(
     names = iter(_output_names(paths))
     entries: list[dict[str, Any]] = []
     failures: list[Failure] = []
-    with tqdm(total=len(paths), desc="explain", unit="image", disable=not progress) as bar:
+    with tqdm(total=len(paths), desc="explain", unit="image", disable=None if progress else True) as bar:
         for batch in loader:
             named = [(next(names), item) for item in batch]
             readable = [(name, item) for name, item in named if isinstance(item, Seen)]
             for failure in (item for item in batch if isinstance(item, Failure)):
+                bar.clear()  # else the sentence stands behind the bar
                 logger.warning(failure.reason)
                 failures.append(failure)
             explained = explain_batch([seen for _, seen in readable], by, targets, top)
