@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import re
 import sys
@@ -67,7 +68,8 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
         parser.add_argument(command.positional, nargs="*", type=str, default=SUPPRESS, help=words[command.positional])
     if command.repeatable:
         option = f"--{command.repeatable}"
-        parser.add_argument(option, action="append", type=str, default=[], help=words[command.repeatable])
+        parser.add_argument(option, type=list[str], default=[], help=words[command.repeatable] + " Can be repeated.")
+        arguments = _as_one_list(arguments, option)
     parser.add_class_arguments(command.options, skip=special, as_group=False)
     if defaults is not None:
         parser.set_defaults({field.name: getattr(defaults, field.name) for field in fields(defaults)})
@@ -85,6 +87,20 @@ def _argument_help(options: type) -> dict[str, str]:
 def _with_underscores(arguments: Sequence[str]) -> list[str]:
     """Write ``--batch-size`` as the options' own ``--batch_size``."""
     return [re.sub(r"^--[\w-]+", lambda found: "--" + found[0][2:].replace("-", "_"), text) for text in arguments]
+
+
+def _as_one_list(arguments: Sequence[str], option: str) -> list[str]:
+    """Write ``--target a --target=b`` as ``--target=["a", "b"]``, which replaces what a config file says."""
+    values, others = [], []
+    remaining = iter(arguments)
+    for text in remaining:
+        if text.startswith(f"{option}="):
+            values.append(text.partition("=")[2])
+        elif text == option and (value := next(remaining, None)) is not None:
+            values.append(value)
+        else:
+            others.append(text)
+    return [*others, f"{option}={json.dumps(values)}"] if values else others
 
 
 def _explain(options: ExplainOptions) -> int:

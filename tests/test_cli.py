@@ -1,0 +1,369 @@
+"""The command line as a user meets it: exit status, standard output, one sentence on standard error."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from tame import __version__
+from tame.attention import build_attention
+from tame.backbones import load_backbone
+from tame.checkpoint import read_metadata, save_attention
+from tame.cli import COMMANDS, main
+from tame.explanation import bundled_photographs
+from tame.model import ExplainedClassifier
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch, tmp_path):
+    """Neither DATA nor LIST of this machine, and relative paths below a fresh folder."""
+    for variable in "DATA", "LIST":
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def tame(capfd):
+    """Run ``tame ...``; return the exit status, standard output and standard error."""
+
+    def run(*arguments):
+        capfd.readouterr()
+        try:
+            status = main([str(argument) for argument in arguments])
+        except SystemExit as error:  # of the parser
+            status = error.code
+        return status, *capfd.readouterr()
+
+    return run
+
+
+@pytest.fixture(scope="module")
+def explainer(tmp_path_factory):
+    """Return a checkpoint for EfficientNet-Lite0, at random."""
+    classifier = load_backbone("efficientnet_lite0")
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(0)
+        attention = build_attention("ttame", classifier.channels, 1000)
+    details = {"attention": "ttame", "output_size": "largest"}
+    return save_attention(tmp_path_factory.mktemp("lite"), ExplainedClassifier(classifier, attention), details)
+
+
+@pytest.fixture
+def toy_explainer(tame, toy_backbone, photographs, tmp_path):
+    """Return a checkpoint for the toy backbone, made by the command line itself."""
+    out = tmp_path / "toy run"
+    status, _, errors = tame(*TRAIN, "--data", photographs, "--out", out, "--epochs", "0")
+    assert status == 0, errors
+    return out
+
+
+TRAIN = ("train", "--backbone", "toy_cnn", "--device", "cpu", "--num-workers", "0", "--init-images", "4")
+EXPLAIN = ("explain", "--device", "cpu", "--num-workers", "0")
+
+
+def last_line(errors):
+    """Return what is said last; messages before it say what was done."""
+    return errors.strip().splitlines()[-1]
+
+
+# --- help, names
+
+
+def test_overview_in_a_fresh_process_is_quick():
+    code = "import sys, tame.cli; tame.cli.main(['--help']); print('torch' in sys.modules, 'lightning' in sys.modules)"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert done.stdout.endswith("False False\n"), done.stderr
+    assert all(f"  {name} " in done.stdout for name in COMMANDS)
+
+
+@pytest.mark.parametrize("arguments", [[], ["--help"], ["-h"], ["help"]])
+def test_overview(tame, arguments):
+    status, output, _ = tame(*arguments)
+    assert status == 0
+    assert output.startswith("usage: tame COMMAND [OPTIONS]")
+
+
+@pytest.mark.parametrize("name", COMMANDS)
+def test_help_of_each_command_explains_its_options(tame, name):
+    status, output, _ = tame(name, "--help")
+    assert status == 0
+    assert f"usage: tame {name}" in output
+    expected = {
+        "explain": ["--target", "--top", "--checkpoint", "images", "Classes to explain"],
+        "train": ["--data", "--epochs", "--attention", "Passes over the training images", "default: tame"],
+        "evaluate": ["--map_scaling", "--method", "Readings of the maps"],
+        "table": ["--reference", "runs", "paired bootstrap"],
+        "list": ["kinds", "backbones, methods"],
+    }.get(name, ["--config"])
+    words = " ".join(output.split())
+    assert [text for text in expected if text not in words] == []
+
+
+def test_version(tame):
+    assert tame("--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_list(tame):
+    status, output, _ = tame("list")
+    assert status == 0
+    lines = dict(line.split(": ") for line in output.strip().splitlines())
+    assert {"resnet50", "vgg16", "vit_b_16", "efficientnet_lite0"} <= set(lines["backbones"].split(", "))
+    assert lines["presets"] == "paper, released, tame"
+    assert {"ttame", "gradcam"} <= set(lines["methods"].split(", "))
+    assert tame("list", "presets", "attention")[1].splitlines() == [
+        "presets: paper, released, tame",
+        f"attention: {lines['attention']}",
+    ]
+
+
+# --- explain
+
+
+def test_explaining_bundled_photographs(tame, explainer, tmp_path):
+    status, output, _ = tame(*EXPLAIN, "--checkpoint", explainer, "--target", "285", "--target", "Egyptian cat")
+    assert status == 0
+    manifest = json.loads((tmp_path / "explanations" / "manifest.json").read_text())
+    assert {entry["class_name"] for entry in manifest} == {"Egyptian cat"}
+    assert {entry["target"] for entry in manifest} == {285}
+    assert "2 explanations: overlays, maps and manifest.json are in explanations" in output
+    lines = [line for line in output.splitlines() if "Egyptian cat (285)" in line]
+    assert len(lines) == len(manifest) == 2 and all(line.endswith(" %") for line in lines)
+    for entry in manifest:
+        assert (tmp_path / "explanations" / entry["overlay"]).is_file()
+        assert (tmp_path / "explanations" / entry["map"]).is_file()
+
+
+def test_the_best_classes_side_by_side(tame, explainer, tmp_path):
+    chelsea = next(path for path in bundled_photographs() if path.name == "chelsea.jpg")
+    status, output, _ = tame(*EXPLAIN, chelsea, "--checkpoint", explainer, "--top", "3", "--out", "best three")
+    assert status == 0
+    manifest = json.loads((tmp_path / "best three" / "manifest.json").read_text())
+    assert [entry["file"] for entry in manifest] == [str(chelsea)] * 3
+    confidences = [entry["confidence"] for entry in manifest]
+    assert confidences == sorted(confidences, reverse=True)
+    assert len({entry["target"] for entry in manifest}) == 3
+    assert "cat" in manifest[0]["class_name"].lower() or "tabby" in manifest[0]["class_name"].lower()
+
+
+def test_an_unknown_class_is_answered_with_near_ones(tame, explainer, tmp_path):
+    status, _, errors = tame(*EXPLAIN, "--checkpoint", explainer, "--target", "egyptian cats")
+    assert status == 2
+    assert last_line(errors).startswith("tame explain: unknown class 'egyptian cats' for efficientnet_lite0")
+    assert "'Egyptian cat' (285)" in last_line(errors)
+    status, _, errors = tame(*EXPLAIN, "--checkpoint", explainer, "--target", "1000")
+    assert (status, last_line(errors)) == (2, "tame explain: expected a class index in 0..999, got 1000")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_unreadable_files_do_not_stop_the_others(tame, toy_explainer, photographs, tmp_path):
+    broken = photographs / "00.png"
+    broken.write_text("text")
+    status, output, errors = tame(
+        *EXPLAIN, photographs / "01.png", broken, photographs / "02.png", "--backbone", "toy_cnn",
+        "--checkpoint", toy_explainer, "--out", "some",
+    )  # fmt: skip
+    assert status == 1
+    complaints = [line for line in errors.splitlines() if "cannot read" in line]
+    assert complaints == [f"cannot read {broken}: expected an image, got a file of another kind"]
+    manifest = json.loads((tmp_path / "some" / "manifest.json").read_text())
+    assert [entry["file"] for entry in manifest] == [str(photographs / f"0{index}.png") for index in (1, 2)]
+    assert "2 explanations" in output
+
+
+def test_dashes_underscores_and_equal_signs_mean_the_same(tame, toy_explainer, photographs):
+    manifests = []
+    for index, option in enumerate([["--batch-size", "2"], ["--batch_size", "2"], ["--batch-size=2"]]):
+        status, _, errors = tame(
+            *EXPLAIN, photographs, "--backbone", "toy_cnn", "--checkpoint", toy_explainer, "--out", index, *option
+        )
+        assert status == 0, errors
+        manifests.append(Path(str(index), "manifest.json").read_text())
+    assert manifests[0] == manifests[1] == manifests[2]
+
+
+def test_options_from_a_file(tame, toy_explainer, photographs, tmp_path):
+    config = tmp_path / "options.yaml"
+    lines = ["backbone: toy_cnn", f"checkpoint: {toy_explainer}", "out: from file", f"images: [{photographs}/03.png]"]
+    config.write_text("\n".join([*lines, "target: [dog, '3']"]))
+    status, output, errors = tame(*EXPLAIN, "--config", config)
+    assert status == 0, errors
+    manifest = json.loads((tmp_path / "from file" / "manifest.json").read_text())
+    assert [(Path(entry["file"]).name, entry["target"]) for entry in manifest] == [("03.png", 1), ("03.png", 3)]
+    status, output, errors = tame(*EXPLAIN, photographs / "04.png", "--config", config, "--target=0", "--out", "more")
+    assert status == 0, errors
+    manifest = json.loads((tmp_path / "more" / "manifest.json").read_text())
+    assert [(Path(entry["file"]).name, entry["target"]) for entry in manifest] == [("04.png", 0)]
+
+
+# --- train, then use
+
+
+def test_train_explain_evaluate_table(tame, toy_backbone, photographs, tmp_path):
+    status, output, errors = tame(*TRAIN, "--data", photographs, "--out", "run", "--batch-size", "8")
+    assert status == 0, errors
+    assert output.strip().endswith("use it with: tame explain --checkpoint run")
+    assert "val/rank/AD_50" in read_metadata("run")["metrics"]
+    common = ("--backbone", "toy_cnn", "--device", "cpu", "--num-workers", "0")
+    status, _, errors = tame("explain", photographs, *common, "--checkpoint", "run")
+    assert status == 0, errors
+    assert len(json.loads((tmp_path / "explanations" / "manifest.json").read_text())) == 24
+    for method, more in ("ttame", ["--checkpoint", "run"]), ("gradcam", []):
+        status, output, errors = tame(
+            "evaluate", "--data", photographs, *common, "--method", method, *more, "--limit-images", "6"
+        )
+        assert status == 0, errors
+        assert "AD" in output and method in output
+    runs = [f"evaluations/toy_cnn/{method}" for method in ("ttame", "gradcam")]
+    status, output, errors = tame("table", *runs, "--reference", "ttame")
+    assert status == 0, errors
+    assert "ttame" in output and "gradcam" in output
+    status, output, _ = tame("table", *runs, "--format", "csv", "--out", "table.csv")
+    assert status == 0 and (tmp_path / "table.csv").read_text().count("\n") >= 3
+
+
+# --- unusable input: exit status 2, one sentence, nothing half-written
+
+
+def list_of(folder, lines):
+    file = folder / "list.txt"
+    file.write_text("\n".join(lines) + "\n")
+    return file
+
+
+def refused(result, name, message, tmp_path):
+    """Check for one sentence and for no explainer, complete or partial."""
+    status, _, errors = result
+    assert status == 2, errors
+    assert "Traceback" not in errors
+    assert last_line(errors).startswith(f"tame {name}: "), errors
+    assert message in last_line(errors)
+    assert not list(tmp_path.glob("run/**/*.safetensors")) + list(tmp_path.glob("**/.*.tmp"))
+
+
+BAD_TRAINING = {
+    "no DATA": ([], [], "expected a folder of images: give --data, or set DATA in the environment or in .env"),
+    "missing DATA": (["--data", "nowhere"], [], "expected a folder in --data, got 'nowhere'"),
+    "empty list": (
+        ["--data", "photographs"],
+        [""],
+        "expected at least one line 'path label' in list.txt, got an empty",
+    ),
+    "no label": (["--data", "photographs"], ["00.png 1", "01.png"], "list.txt, line 2: expected 'path label'"),
+    "label": (["--data", "photographs"], ["00.png 5"], "list.txt, line 1: expected a label in 0..4, got 5"),
+    "missing image": (["--data", "photographs"], ["00.png 1", "", "no.png 1"], "list.txt, line 3: expected the image"),
+    "preset": (["--preset", "releasd"], [], "unknown preset 'releasd'; did you mean 'released'?"),
+    "backbone": (["--backbone", "resnet5"], [], "unknown backbone 'resnet5'; did you mean 'resnet"),
+    "precision": (["--precision", "16-mixed"], [], "expected --precision 32 or bf16-mixed on the CPU, got '16-mixed'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_TRAINING)
+def test_training_on_unusable_input(tame, toy_backbone, photographs, tmp_path, case):
+    options, lines, message = BAD_TRAINING[case]
+    if lines:
+        options = [*options, "--train-list", list_of(tmp_path, lines).name]
+    result = tame(*TRAIN, "--out", "run", *options)
+    refused(result, "train", message, tmp_path)
+    assert len(result[2].strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(("name", "content"), [("cut.jpg", None), ("text.jpg", b"this is no photograph")])
+@pytest.mark.parametrize("epochs", [0, 1])
+def test_training_on_an_unreadable_photograph(tame, toy_backbone, photographs, tmp_path, name, content, epochs):
+    whole = bundled_photographs()[0].read_bytes()
+    for index in range(23):
+        (photographs / f"{index:02}.png").unlink()
+    (photographs / name).write_bytes(whole[: len(whole) // 2] if content is None else content)
+    (photographs / f"second {name}").write_bytes(whole[: len(whole) // 2] if content is None else content)
+    result = tame(*TRAIN, "--data", "photographs", "--out", "run", "--epochs", epochs)
+    refused(result, "train", "cannot read photographs/", tmp_path)
+    assert name in last_line(result[2])
+
+
+def test_a_checkpoint_of_another_backbone(tame, toy_explainer, tmp_path):
+    result = tame(*EXPLAIN, "--checkpoint", toy_explainer, "--out", "explained", "--layers", "proposed")
+    refused(result, "explain", "was trained for backbone toy_cnn, not efficientnet_lite0", tmp_path)
+    result = tame(*EXPLAIN, "--checkpoint", toy_explainer, "--out", "explained")
+    refused(result, "explain", "was trained for backbone toy_cnn, not efficientnet_lite0", tmp_path)
+    assert not (tmp_path / "explained").exists()
+
+
+BAD_EXPLAINING = {
+    "method": (["--method", "gradcan"], "unknown method 'gradcan'; did you mean 'gradcam'?"),
+    "backbone": (["--backbone", "toy"], "unknown backbone 'toy'"),
+    "preset": (["--preset", "papre"], "unknown preset 'papre'; did you mean 'paper'?"),
+    "checkpoint": (["--checkpoint", "nowhere"], "no checkpoint at nowhere"),
+    "none shipped": ([], "no explainer for toy_cnn comes with this package: train one with `tame train"),
+    "file": (["nowhere.jpg", "--method", "gradcam"], "got nowhere.jpg, which does not exist"),
+    "top": (["--top", "0", "--method", "gradcam"], "expected --top of at least 1, got 0"),
+    "layers": (["--layers", "stage9", "--method", "gradcam"], "stage9"),
+    "weights": (["--weights", "nowhere.pth", "--method", "gradcam"], "no weights 'nowhere.pth' for toy_cnn"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EXPLAINING)
+def test_explaining_with_unusable_input(tame, toy_backbone, tmp_path, case):
+    options, message = BAD_EXPLAINING[case]
+    result = tame(*EXPLAIN, "--backbone", "toy_cnn", *options)
+    refused(result, "explain", message, tmp_path)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_file_that_is_no_checkpoint(tame, toy_backbone, tmp_path):
+    (tmp_path / "attention.safetensors").write_bytes(b"\x10")
+    result = tame(*EXPLAIN, "--backbone", "toy_cnn", "--checkpoint", ".")
+    refused(result, "explain", "attention.safetensors is no checkpoint of an attention mechanism", tmp_path)
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a CUDA device")
+@pytest.mark.parametrize("name", ["explain", "train", "evaluate"])
+def test_cuda_where_there_is_none(tame, toy_backbone, photographs, tmp_path, name):
+    more = [] if name == "explain" else ["--data", photographs]
+    result = tame(name, "--backbone", "toy_cnn", "--device", "cuda", "--out", "run", *more)
+    refused(result, name, "got 'cuda', which is not available here", tmp_path)
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["evaluate", "--metrics", "road2"], "unknown metrics 'road2'"),
+        (["evaluate", "--map-scaling", "minmx"], "expected --map-scaling minmax, rank or both, got 'minmx'"),
+        (["evaluate", "--data", "nowhere"], "expected a folder in --data, got 'nowhere'"),
+        (["list", "metric"], "cannot list 'metric'; expected backbones, methods, metrics, presets, attention"),
+        (["table", "nowhere"], "nowhere"),
+        (["table"], "got none"),
+    ],
+)
+def test_other_commands_with_unusable_input(tame, tmp_path, arguments, message):
+    refused(tame(*arguments), arguments[0], message, tmp_path)
+
+
+def test_an_unknown_command(tame):
+    status, _, errors = tame("explian")
+    assert status == 2
+    assert errors.startswith("tame: unknown command 'explian'; expected one of explain, train, ")
+
+
+@pytest.mark.parametrize(
+    "arguments", [["train", "--batch-sise", "31"], ["train", "--epochs", "many"], ["explain", "--device", "gpu"]]
+)
+def test_the_parser_names_what_it_does_not_take(tame, arguments):
+    status, _, errors = tame(*arguments)
+    assert status == 2
+    assert "Traceback" not in errors
+    assert arguments[-1] in errors
+
+
+def test_nothing_of_a_checkpoint_is_needed_but_its_folder(tame, toy_explainer, photographs, tmp_path):
+    shutil.copytree(toy_explainer, tmp_path / "moved")
+    shutil.rmtree(toy_explainer)
+    status, _, errors = tame(
+        *EXPLAIN, photographs / "00.png", "--backbone", "toy_cnn", "--checkpoint", tmp_path / "moved"
+    )
+    assert status == 0, errors
