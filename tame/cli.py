@@ -69,11 +69,13 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
     if command.repeatable:
         option = f"--{command.repeatable}"
         parser.add_argument(option, type=list[str], default=[], help=words[command.repeatable] + " Can be repeated.")
-        arguments = _as_one_list(arguments, option)
+        values, arguments = _take(arguments, option)
+        arguments += [f"{option}={json.dumps(values)}"] if values else []
     parser.add_class_arguments(command.options, skip=special, as_group=False)
     if defaults is not None:
         parser.set_defaults({field.name: getattr(defaults, field.name) for field in fields(defaults)})
-    parsed: Namespace = parser.parse_args(_with_underscores(arguments))
+    configs, arguments = _take(arguments, "--config")  # read first: what the command line says is stronger
+    parsed: Namespace = parser.parse_args([*(f"--config={file}" for file in configs), *_with_underscores(arguments)])
     return command.options(
         **{field.name: parsed[field.name] for field in fields(command.options) if field.name in parsed}
     )
@@ -89,8 +91,8 @@ def _with_underscores(arguments: Sequence[str]) -> list[str]:
     return [re.sub(r"^--[\w-]+", lambda found: "--" + found[0][2:].replace("-", "_"), text) for text in arguments]
 
 
-def _as_one_list(arguments: Sequence[str], option: str) -> list[str]:
-    """Write ``--target a --target=b`` as ``--target=["a", "b"]``, which replaces what a config file says."""
+def _take(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
+    """Return the values of ``option`` in a command line, and the rest of it."""
     values, others = [], []
     remaining = iter(arguments)
     for text in remaining:
@@ -100,7 +102,7 @@ def _as_one_list(arguments: Sequence[str], option: str) -> list[str]:
             values.append(value)
         else:
             others.append(text)
-    return [*others, f"{option}={json.dumps(values)}"] if values else others
+    return values, others
 
 
 def _explain(options: ExplainOptions) -> int:

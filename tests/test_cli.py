@@ -197,6 +197,8 @@ def test_options_from_a_file(tame, toy_explainer, photographs, tmp_path):
     assert status == 0, errors
     manifest = json.loads((tmp_path / "more" / "manifest.json").read_text())
     assert [(Path(entry["file"]).name, entry["target"]) for entry in manifest] == [("04.png", 0)]
+    status, _, errors = tame(*EXPLAIN, "--config", "nowhere.yaml")
+    assert status == 2 and "nowhere.yaml" in errors and "Traceback" not in errors
 
 
 # --- train, then use
