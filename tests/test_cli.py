@@ -178,7 +178,15 @@ def test_dashes_underscores_and_equal_signs_mean_the_same(tame, toy_explainer, p
     manifests = []
     for index, option in enumerate([["--batch-size", "2"], ["--batch_size", "2"], ["--batch-size=2"]]):
         status, _, errors = tame(
-            *EXPLAIN, photographs, "--backbone", "toy_cnn", "--checkpoint", toy_explainer, "--out", index, *option
+            *EXPLAIN,
+            photographs / "00.png",
+            "--backbone",
+            "toy_cnn",
+            "--checkpoint",
+            toy_explainer,
+            "--out",
+            index,
+            *option,
         )
         assert status == 0, errors
         manifests.append(Path(str(index), "manifest.json").read_text())
