@@ -94,4 +94,3 @@ def test_a_step_of_one_size_moves_the_maps_equally_whichever_branch_it_is_in(mec
             row[channels] = 1
         sizes.append((mechanism(features).detach() - start).square().mean().sqrt().item())
     assert sizes[0] == pytest.approx(sizes[1], rel=0.5)  # the features differ ten times
-
