@@ -17,10 +17,7 @@ from tame.training.optim import build_optimizer, build_schedule
 from tame.types import MaskingKind
 
 SMALLEST_KEEP = 0.1
-"""The ranked loss keeps between this share of the pixels and all of them ..."""
-
-KEEP_ALL = 0.25
-"""... and all of them for this share of the images: the order of every pixel counts there."""
+"""The ranked loss keeps between this share of the pixels and all of them."""
 
 
 class AttentionModule(LightningModule):
@@ -77,7 +74,6 @@ class AttentionModule(LightningModule):
         images = batch["image"]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * torch.rand(len(images), generator=generator)
-        keep[: int(KEEP_ALL * len(images))] = 1
         terms = self.loss(self._pass(images, keep, generator))
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
         self.log("loss", terms["total"], prog_bar=True, logger=False)
