@@ -61,7 +61,9 @@ def run_command(name: str, arguments: Sequence[str], defaults: Any = None) -> in
 
 def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any) -> Any:
     parser = ArgumentParser(prog=f"tame {name}", description=command.help)
-    parser.add_argument("--config", action="config", help="YAML file of options, as saved beside every run.")
+    parser.add_argument(
+        "--config", action="config", help="YAML or JSON file of options; training saves its own as config.json."
+    )
     special = {command.positional, command.repeatable} - {""}
     words = _argument_help(command.options)
     if command.positional:

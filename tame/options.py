@@ -64,6 +64,7 @@ class TrainOptions(DataOptions, CommonOptions):
             image of the training folder.
         val_list: List of validation images; empty: Validation.txt of --lists, else 10 % of the training images,
             drawn by seed and written down.
+        per_label: Train on at most this many images of each label of the list; 0: all.
         limit_val_images: Validate on this many images only; 0: all.
         out: Folder of the run; empty: runs/BACKBONE.
         attention: Attention mechanism, see `tame list attention`.
@@ -83,6 +84,7 @@ class TrainOptions(DataOptions, CommonOptions):
 
     train_list: str = ""
     val_list: str = ""
+    per_label: int = 0
     limit_val_images: int = 0
     out: str = ""
     attention: str = "ttame"

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 from torch import nn
 
@@ -12,9 +12,15 @@ from tame.registry import Registry
 
 __all__ = ["ATTENTIONS", "LCAM", "TAME", "build_attention"]
 
+
+def _no_skip(channels: Sequence[int], num_classes: int, **options: Any) -> TAME:
+    """Without skip connections; every branch has K channels, as in the released program."""
+    return TAME(channels, num_classes, skip=False, branch_channels=num_classes, **options)
+
+
 ATTENTIONS = Registry[Callable[..., nn.Module]]("attention mechanism")
 ATTENTIONS.register("ttame")(TAME)
-ATTENTIONS.register("ttame-no-skip")(partial(TAME, skip=False))
+ATTENTIONS.register("ttame-no-skip")(_no_skip)
 ATTENTIONS.register("ttame-no-skip-no-norm")(partial(TAME, skip=False, batch_norm=False))
 ATTENTIONS.register("ttame-sigmoid")(partial(TAME, activation="sigmoid"))
 ATTENTIONS.register("lcam")(LCAM)

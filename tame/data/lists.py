@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 import random
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
@@ -132,6 +133,32 @@ def draw(entries: Sequence[ImageEntry], limit: int, seed: int) -> list[ImageEntr
     if limit < 0:
         raise InputError(f"expected a number of images, 0 for all of them, got {limit}")
     return [entries[index] for index in sorted(_shuffled(len(entries), seed)[: limit or None])]
+
+
+def draw_per_label(entries: Sequence[ImageEntry], limit: int, seed: int) -> list[ImageEntry]:
+    """Draw at most ``limit`` entries of each label by ``seed``, in their original order; 0: all of them.
+
+    Entries without a label are all kept.
+
+    Raises:
+        InputError: For a negative limit.
+
+    Example:
+        >>> entries = [ImageEntry(Path(f"{index}.jpg"), index % 2) for index in range(10)]
+        >>> [entry.label for entry in draw_per_label(entries, 2, seed=0)].count(1)
+        2
+    """
+    if limit < 0:
+        raise InputError(f"expected a number of images per label, 0 for all of them, got {limit}")
+    taken: Counter[int] = Counter()
+    chosen = []
+    for index in _shuffled(len(entries), seed):
+        label = entries[index].label
+        if label is not None:
+            taken[label] += 1
+        if label is None or not limit or taken[label] <= limit:
+            chosen.append(index)
+    return [entries[index] for index in sorted(chosen)]
 
 
 def split_validation(

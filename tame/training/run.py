@@ -27,6 +27,7 @@ from tame.data import (
     ImageEntry,
     ImageListDataset,
     draw,
+    draw_per_label,
     list_hash,
     read_list,
     resolve_folders,
@@ -91,6 +92,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     data = _data(choices, options, classifier, lists)
     details = _details(choices, options, classifier, lists)
     resume_from = _resume_from(out, options.resume, details)
+    write_json(out / "config.json", asdict(options))
     write_list(out / "train.txt", lists.train, lists.train_root)
     write_list(out / "validation.txt", lists.val, lists.val_root)
     started = time.monotonic()
@@ -125,7 +127,8 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
     if trainer.is_global_zero:
         details["seconds"] = round(time.monotonic() - started)
-        details["metrics"] = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
+        metrics = trainer.callback_metrics.items()
+        details["metrics"] = {name: round(float(value), 4) for name, value in metrics if name.startswith("val/")}
         _save(out / "last", model, details | {"epoch": choices.epochs})
         if choices.epochs > 1:
             details["metrics"] = {monitor: float(best.best_model_score or 0)}
@@ -207,7 +210,7 @@ def find_lists(options: TrainOptions, num_classes: int) -> TrainingLists:
     else:
         (train, val), val_root = split_validation(train, seed=options.seed), folders.train
         logger.info("No validation list: %d of %d images were split off.", len(val), len(train) + len(val))
-    train = draw(train, options.limit_images, options.seed)
+    train = draw(draw_per_label(train, options.per_label, options.seed), options.limit_images, options.seed)
     return TrainingLists(train, draw(val, options.limit_val_images, options.seed), folders.train, val_root)
 
 
