@@ -49,6 +49,6 @@ PRESETS = Registry[Preset]("preset")
 for _preset in (
     Preset("paper", "paper", "random", "all", "paper", "random", "random", "largest", 32, 8, 1e-3, None, 0.0),
     Preset("released", "released", "random", "all", "released", "batch", "released", "first", 32, 8, 1e-3, "cnn", 0.0),
-    Preset("tame", "proposed", "classifier", "shared", "ranked", "batch", "centre", "largest", 32, 1, 5e-3, None, 1e-5),
+    Preset("tame", "proposed", "classifier", "shared", "ranked", "batch", "centre", "largest", 16, 2, 5e-3, None, 1e-5),
 ):
     PRESETS.register(_preset.name)(_preset)
