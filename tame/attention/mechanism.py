@@ -41,7 +41,8 @@ class TAME(nn.Module):
 
     Two exact identities keep this cheap. A 1x1 convolution commutes with bilinear interpolation, so the fusion
     works at each branch's own resolution and only its N results are upsampled and added. And only the asked
-    classes' fusion rows are applied. In eval mode batch norm and skip fold into the branch's convolution.
+    classes' fusion rows are applied. In eval mode batch norm and skip fold into the branch's convolution; a branch
+    whose batch norm has weight 0, as initialised from the classifier, only adds a bias.
 
     Args:
         channels: C_i of each feature map.
@@ -89,7 +90,7 @@ class TAME(nn.Module):
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
         self.shared_row: SharedRow | None = None  # only while it is trained, see `tame.attention.shared`
-        self._folded: list[tuple[Tensor, Tensor]] = []
+        self._folded: list[tuple[Tensor | None, Tensor]] = []
         self._folded_from: tuple[int, ...] = ()
 
     def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
@@ -130,7 +131,7 @@ class TAME(nn.Module):
         if self.training:
             return [activate(self._linear(index, feature)) for index, feature in enumerate(features)]
         return [
-            activate(F.conv2d(feature, weight, bias))
+            activate(_at_every_position(feature, weight, bias))
             for feature, (weight, bias) in zip(features, self._fold(), strict=True)
         ]
 
@@ -141,7 +142,7 @@ class TAME(nn.Module):
             out = self.bns[index](out)
         return out + feature if self.skip else out
 
-    def _fold(self) -> list[tuple[Tensor, Tensor]]:
+    def _fold(self) -> list[tuple[Tensor | None, Tensor]]:
         """Convolution, batch norm and skip as one weight and bias per branch; remembered until one changes."""
         tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
         if torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
@@ -152,16 +153,20 @@ class TAME(nn.Module):
             self._folded_from = state
         return self._folded
 
-    def _fold_branch(self, index: int) -> tuple[Tensor, Tensor]:
+    def _fold_branch(self, index: int) -> tuple[Tensor | None, Tensor]:
+        """Return weight (width, C) and bias of branch ``index``; no weight where the branch only adds its bias."""
         conv = self._convs()[index]
-        weight, bias = conv.weight, conv.bias
+        weight, bias = conv.weight.flatten(1), conv.bias
         if len(self.bns):
             norm: Any = self.bns[index]
+            learns = torch.is_grad_enabled() and norm.weight.requires_grad
+            if self.skip and not learns and not norm.weight.any():
+                return None, norm.bias
             scale = norm.weight / torch.sqrt(norm.running_var + norm.eps)
-            weight = weight * scale.view(-1, 1, 1, 1)
+            weight = weight * scale.unsqueeze(1)
             bias = (bias - norm.running_mean) * scale + norm.bias
         if self.skip:
-            weight = weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)[..., None, None]
+            weight = weight + torch.eye(len(weight), dtype=weight.dtype, device=weight.device)
         return weight, bias  # type: ignore[return-value] # bias is never None
 
     def _size(self, features: Sequence[Tensor]) -> tuple[int, int]:
@@ -178,3 +183,11 @@ class TAME(nn.Module):
         got = tuple(feature.shape[1] for feature in features)
         if got != self.channels:
             raise InputError(f"expected feature maps of {self.channels} channels, got {got}")
+
+
+def _at_every_position(feature: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
+    """Apply a linear layer to the channels of a map (B, C, h, w), a 1x1 convolution: (B, width, h, w)."""
+    if weight is None:
+        return feature + bias.view(1, -1, 1, 1)
+    # channels last in memory, as a frozen classifier's features are, this is one matrix product without a copy
+    return F.linear(feature.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

@@ -22,7 +22,7 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule:
 
     Parameters are shared with ``module``. Layers are modules' names: the tracer's own node names strip a trailing
     ``_1`` (module ``ln_2`` becomes node ``ln_1``) and are never used. A module that is called several times stands
-    for its last call. What follows a tap works on a copy of it, so that no in-place operation overwrites the tap.
+    for its last call. What could overwrite a tap works on a copy of it.
 
     Args:
         module: A traceable classifier, in eval mode.
@@ -37,7 +37,9 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule:
     if len(set(taps)) < len(taps):
         raise InputError(f"expected different layers, got the same output twice in {', '.join(layers)}")
     for tap in taps:
-        users = list(tap.users)
+        users = [user for user in tap.users if not _makes_its_own(module, user)]
+        if not users:
+            continue
         with graph.inserting_after(tap):
             copy = graph.call_function(_copy, (tap,))
         for user in users:
@@ -92,6 +94,15 @@ def _tap_node(module: nn.Module, layer: str, paths: dict[Node, str]) -> Node:
     if not (calls or inside):
         raise InputError(f"layer {layer!r} is never reached by the forward pass of {type(module).__name__}")
     return (calls or inside)[-1]
+
+
+# Layers whose output never shares memory with their input.
+_OWN_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.MaxPool2d)
+
+
+def _makes_its_own(module: nn.Module, user: Node) -> bool:
+    """Whether a node only reads its input, so that nothing behind it can write there."""
+    return user.op == "call_module" and isinstance(module.get_submodule(str(user.target)), _OWN_OUTPUT)
 
 
 def _copy(value: Any) -> Any:
