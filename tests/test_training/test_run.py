@@ -15,7 +15,7 @@ from tame.checks import InputError
 from tame.data import read_list
 from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
-from tame.presets import PRESETS
+from tame.presets import PRESETS as ALL_PRESETS
 from tame.training.run import resolve_choices, train
 
 
@@ -117,8 +117,8 @@ def test_no_epochs_write_the_initialisation(options, toy_backbone):
 def test_what_a_run_leaves(options):
     out = train(options(preset="released"))
     assert sorted(path.name for path in out.iterdir()) == [
-        "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json", "settings.json", "train.txt",
-        "validation.txt",
+        "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json", "settings.json",
+        "train.txt", "validation.txt",
     ]  # fmt: skip
     assert json.loads((out / "metadata.json").read_text())["metrics"].keys() == {"val/total"}
     for file in (out / "lightning").iterdir():
@@ -285,7 +285,7 @@ def test_a_broken_photograph_is_named(options, photographs, tmp_path):
 
 
 def test_choices_are_the_preset_and_what_was_asked():
-    assert resolve_choices(TrainOptions()) == PRESETS.get("tame")
+    assert resolve_choices(TrainOptions()) == ALL_PRESETS.get("tame")
     choices = resolve_choices(TrainOptions(preset="released", epochs=3, lr=0.5, batch_size=7, loss="paper"))
     assert (choices.epochs, choices.max_lr, choices.batch_size, choices.loss) == (3, 0.5, 7, "paper")
     assert (choices.other_classes, choices.output_size) == ("batch", "first")
