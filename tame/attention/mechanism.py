@@ -40,7 +40,8 @@ class TAME(nn.Module):
     concatenated and fused by ``Conv1x1`` into K class maps.
 
     Two exact identities keep this cheap. A 1x1 convolution commutes with bilinear interpolation, so the fusion
-    works at each branch's own resolution and only its N results are upsampled and added. And only the asked
+    works at each branch's own resolution and its N results are upsampled and added, where they are fewer than its
+    channels. And only the asked
     classes' fusion rows are applied. In eval mode batch norm and skip fold into the branch's convolution; a branch
     whose batch norm has weight 0, as initialised from the classifier, only adds a bias.
 
@@ -116,10 +117,10 @@ class TAME(nn.Module):
         parts = rows.split([conv.out_channels for conv in self._convs()], dim=-1)  # each (..., N, width)
         total: Tensor | None = None
         for branch, part in zip(self.branches(features), parts, strict=True):
-            fused = part @ branch.flatten(2)  # (B, N, h_i * w_i)
-            fused = fused.unflatten(2, branch.shape[2:])
-            if fused.shape[2:] != size:
-                fused = F.interpolate(fused, size=size, mode="bilinear", align_corners=False)
+            if part.shape[-2] > branch.shape[1]:  # more classes than channels: the channels are fewer to upsample
+                branch = _resize(branch, size)
+            fused = (part @ branch.flatten(2)).unflatten(2, branch.shape[2:])  # (B, N, h_i, w_i)
+            fused = _resize(fused, size)
             total = fused if total is None else total + fused
         if total is None:
             raise InputError("expected at least one feature map, got none")
@@ -183,6 +184,13 @@ class TAME(nn.Module):
         got = tuple(feature.shape[1] for feature in features)
         if got != self.channels:
             raise InputError(f"expected feature maps of {self.channels} channels, got {got}")
+
+
+def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
+    """Resize maps (B, C, h, w) bilinearly; those of that size stay as they are."""
+    if tuple(maps.shape[2:]) == size:
+        return maps
+    return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def _at_every_position(feature: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
