@@ -31,8 +31,8 @@ class LCAM(nn.Module):
     def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
         """Compute class maps before the sigmoid, see `TAME.forward`."""
         (feature,) = features
-        weight, bias = self.op.weight.flatten(1), self.op.bias
-        if classes is not None:
-            weight, bias = weight[classes], bias[classes]  # type: ignore[index] # never None
-        maps = (weight @ feature.flatten(2)).unflatten(2, feature.shape[2:])
-        return maps + bias[..., None, None]  # type: ignore[index]
+        if classes is None or classes.ndim == 1:
+            maps = self.op(feature)
+            return maps if classes is None else maps[:, classes]
+        weight, bias = self.op.weight.flatten(1)[classes], self.op.bias[classes]  # type: ignore[index] # never None
+        return (weight @ feature.flatten(2)).unflatten(2, feature.shape[2:]) + bias[..., None, None]
