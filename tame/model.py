@@ -96,8 +96,8 @@ class ExplainedClassifier(nn.Module):
     def ranked_pass(self, images: Tensor, keep: Tensor, masking: MaskingKind | None = None) -> TrainingPass:
         """Explain the model truth of a batch, keep a share of each image by the ranks of its map, classify again.
 
-        The mask is what the rank-scaled evaluation makes of a map, smoothed: only the order of the map's values
-        matters, so neither a larger nor a flatter map helps.
+        The mask is what the rank-scaled evaluation makes of a map, smoothed: it does not change with the map's scale
+        and offset, and its area is given, so neither a larger nor a stretched map helps.
 
         Args:
             images: (B, C, H, W) in [0, 1].

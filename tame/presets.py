@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Literal
 
 from tame.registry import Registry
@@ -17,7 +17,8 @@ class Preset:
         name: ``paper``, ``released`` or ``tame``.
         layers: Name of the tap set of the backbone's spec.
         init: How the attention mechanism starts.
-        loss: Form of the area and variation terms.
+        trainable: ``all`` of the mechanism, or one fusion row that all classes share (``shared``).
+        loss: Form of the loss, see `tame.loss.AttentionLoss`.
         other_classes: Which other classes' maps enter the loss: drawn at ``random`` per image, or the
             predicted classes of the whole ``batch``.
         crop: Training crop: at the ``centre``, ``random``, or ``released`` (centre for feature maps, random
@@ -45,10 +46,46 @@ class Preset:
     ic_margin: float
 
 
+_PAPER = Preset(
+    name="paper",
+    layers="paper",
+    init="random",
+    trainable="all",
+    loss="paper",
+    other_classes="random",
+    crop="random",
+    output_size="largest",
+    batch_size=32,
+    epochs=8,
+    max_lr=1e-3,
+    masking=None,
+    ic_margin=0.0,
+)
+_RELEASED = replace(
+    _PAPER,
+    name="released",
+    layers="released",
+    loss="released",
+    other_classes="batch",
+    crop="released",
+    output_size="first",
+    masking="cnn",
+)
+_TAME = replace(
+    _PAPER,
+    name="tame",
+    layers="proposed",
+    init="classifier",
+    trainable="shared",
+    loss="ranked",
+    other_classes="batch",
+    crop="centre",
+    batch_size=16,
+    epochs=2,
+    max_lr=5e-3,
+    ic_margin=1e-5,
+)
+
 PRESETS = Registry[Preset]("preset")
-for _preset in (
-    Preset("paper", "paper", "random", "all", "paper", "random", "random", "largest", 32, 8, 1e-3, None, 0.0),
-    Preset("released", "released", "random", "all", "released", "batch", "released", "first", 32, 8, 1e-3, "cnn", 0.0),
-    Preset("tame", "proposed", "classifier", "shared", "ranked", "batch", "centre", "largest", 16, 2, 5e-3, None, 1e-5),
-):
+for _preset in (_PAPER, _RELEASED, _TAME):
     PRESETS.register(_preset.name)(_preset)

@@ -20,8 +20,8 @@ def share_row(attention: TAME, features: Sequence[Tensor]) -> None:
 
     Args:
         attention: Initialised from the classifier.
-        features: Features of some images, each (B, C_i, h_i, w_i). A step of one size then changes the maps by
-            about one size, whichever branch it is in.
+        features: Features of some images, each (B, C_i, h_i, w_i). They scale the row, so that a step of one size
+            changes the maps about equally whichever branch it is in.
     """
     attention.eval()
     scale = [

@@ -98,7 +98,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     started = time.monotonic()
     _start(model, choices, options, lists)
     if choices.epochs == 0:
-        return save_attention(out, model, details | {"seconds": time.monotonic() - started})
+        return save_attention(out, model, details | {"seconds": round(time.monotonic() - started), "epoch": 0})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
     last = LastCheckpoint(out / "lightning" / "last.ckpt", _SAVE_EVERY)
     csv_log = CSVLogger(out, "logs")  # a version per start: a run that continues keeps what is logged already

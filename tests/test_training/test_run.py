@@ -109,7 +109,7 @@ def test_no_epochs_write_the_initialisation(options, toy_backbone):
         "attention.safetensors", "config.json", "metadata.json", "settings.json", "train.txt", "validation.txt",
     ]  # fmt: skip
     state = load_file(out / "attention.safetensors")
-    assert not any("parametrizations" in name for name in state)
+    assert not any("shared_row" in name for name in state)
     assert all(not state[f"bns.{index}.weight"].any() for index in range(3))  # branches start as their input
     load_attention(out, load_backbone(toy_backbone))
 
