@@ -15,6 +15,7 @@ _HOMES = {
     "Preprocessing": "tame.backbones",
     "TAME": "tame.attention",
     "TokenLayout": "tame.backbones",
+    "evaluate": "tame.evaluation",
     "explain": "tame.explanation",
     "load_attention": "tame.checkpoint",
     "load_backbone": "tame.backbones",
@@ -32,6 +33,7 @@ if TYPE_CHECKING:  # the same table for type checkers
     from tame.backbones import load_backbone as load_backbone
     from tame.checkpoint import load_attention as load_attention
     from tame.checkpoint import save_attention as save_attention
+    from tame.evaluation import evaluate as evaluate
     from tame.explanation import Explanation as Explanation
     from tame.explanation import explain as explain
 

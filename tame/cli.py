@@ -10,7 +10,7 @@ from argparse import SUPPRESS
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import docstring_parser
 from jsonargparse import ArgumentParser, Namespace
@@ -18,6 +18,9 @@ from jsonargparse import ArgumentParser, Namespace
 from tame import __version__
 from tame.checks import InputError
 from tame.options import EvaluateOptions, ExplainOptions, ListOptions, TableOptions, TrainOptions
+
+if TYPE_CHECKING:
+    from tame.evaluation import Summary
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -146,40 +149,22 @@ def _train(options: TrainOptions) -> int:
 
 
 def _evaluate(options: EvaluateOptions) -> int:
-    from tame.data import Crop, ImageListDataset, draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
-    from tame.data.datamodule import image_loader
-    from tame.evaluation.run import evaluate
+    from tame.evaluation.command import run
     from tame.evaluation.table import build_table
-    from tame.explainers.setup import set_up
-    from tame.presets import PRESETS
 
-    if options.metrics != "ad-ic":
-        raise InputError(f"unknown metrics {options.metrics!r}; known: ad-ic")
-    scalings = options.scalings()
-    preset = PRESETS.get(options.preset)
-    root = resolve_folders(options.data).val
-    setup = set_up(options, options)
-    spec = setup.classifier.spec
-    file = resolve_list(options.list, options.lists, "Evaluation.txt")
-    entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
-    entries = draw(entries, options.limit_images, options.seed)
-    out = Path(options.out or f"evaluations/{options.backbone}/{options.method}")
-    evaluate(
-        setup.explainer,
-        setup.classifier,
-        image_loader(ImageListDataset(entries, Crop.of(spec.preprocessing)), options.batch_size, options.num_workers),
-        scalings=scalings,
-        masking=options.masking or preset.masking or spec.masking,
-        margin=preset.ic_margin,
-        batch_size=options.batch_size,
-        out=out,
-        provenance=setup.provenance | {"seed": options.seed, "list_sha256": list_hash(entries, root)},
-        files=[str(entry.path.relative_to(root)) for entry in entries],
-        resume=options.resume,
-    )
-    print(build_table([out]).markdown())
-    print(f"A row per image and the summary are in {out}")
+    finished = run(options)
+    if finished.speaks:
+        print(build_table([finished.folder]).markdown())
+        print(_spent(finished.summary))
+        print(f"A row per image and the summary are in {finished.folder}")
     return 0
+
+
+def _spent(summary: Summary) -> str:
+    """Say how well the classifier did and where the time went."""
+    parts = [f"{name} accuracy {value:.2f} %" for name, value in summary.accuracy.items()]
+    seconds = (f"{summary.cost[f'seconds_{name}']:.3g} to {name}" for name in ("explain", "perturb", "classify"))
+    return "; ".join([*parts, f"seconds per image: {', '.join(seconds)}"])
 
 
 def _table(options: TableOptions) -> int:
@@ -200,13 +185,14 @@ def _table(options: TableOptions) -> int:
 def _list(options: ListOptions) -> int:
     from tame.attention import ATTENTIONS
     from tame.backbones import BACKBONES
+    from tame.evaluation.plan import METRICS
     from tame.explainers import EXPLAINERS
     from tame.presets import PRESETS
 
-    known = {
+    known: dict[str, list[str]] = {
         "backbones": BACKBONES.names(),
         "methods": EXPLAINERS.names(),
-        "metrics": ["ad-ic"],
+        "metrics": list(METRICS),
         "presets": PRESETS.names(),
         "attention": ATTENTIONS.names(),
     }

@@ -6,9 +6,9 @@ The same word means the same in every command. An empty string means "the defaul
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal, get_args
 
-from tame.types import LossForm, MapScaling, MaskingKind
+from tame.types import LossForm, MapScaling, MaskingKind, MetricName
 
 
 @dataclass
@@ -110,11 +110,13 @@ class MethodOptions:
         method: Explanation method, see `tame list methods`.
         checkpoint: Trained attention mechanism, a folder or file; empty: the one shipped for the backbone.
         cam_layer: Layer that the CAM methods explain; empty: the backbone's last activated convolution.
+        rise_masks: Random masks per image of RISE; 0: as many as published, 8000.
     """
 
     method: str = "ttame"
     checkpoint: str = ""
     cam_layer: str = ""
+    rise_masks: int = 0
 
 
 @dataclass
@@ -124,29 +126,50 @@ class EvaluateOptions(MethodOptions, DataOptions, CommonOptions):
     Args:
         list: List of images, a path or a name in --lists; empty: Evaluation.txt there, else every image of
             the validation folder.
+        maps: Folder of maps made elsewhere, DIR/n01440764/x.npy or DIR/x.npy of the image n01440764/x.JPEG, in place
+            of a method.
         metrics: Metrics separated by commas, see `tame list metrics`.
-        map_scaling: Readings of the maps, separated by commas: minmax, rank.
-        masking: Masking of the perturbed images; empty: the preset's.
+        map_scaling: Readings of the maps for AD and IC, separated by commas: minmax, rank.
+        masking: Masking of the images for AD and IC: the backbone's own, cnn or vit; empty: the preset's.
+        steps: Steps of insertion and deletion.
+        only: correct: images that the classifier gets wrong do not count.
         batch_size: Images per batch.
+        pass_rows: Perturbed images per pass through the classifier; 0: as many as fit.
+        devices: Number of devices, or of processes on the CPU.
+        num_nodes: Number of machines.
         out: Folder of the results; empty: evaluations/BACKBONE/METHOD.
     """
 
     list: str = ""
+    maps: str = ""
     metrics: str = "ad-ic"
     map_scaling: str = "minmax,rank"
-    masking: Literal["", MaskingKind] = ""
+    masking: Literal["", "backbone", MaskingKind] = ""
+    steps: int = 28
+    only: Literal["all", "correct"] = "all"
     batch_size: int = 32
+    pass_rows: int = 0
+    devices: int = 1
+    num_nodes: int = 1
     out: str = ""
+
+    def asked_metrics(self) -> tuple[MetricName, ...]:
+        """Return the asked metrics, checked."""
+        return _chosen("--metrics", self.metrics, MetricName)
 
     def scalings(self) -> tuple[MapScaling, ...]:
         """Return the asked readings, checked."""
-        from tame.checks import InputError
+        return _chosen("--map-scaling", self.map_scaling, MapScaling)
 
-        names = [name.strip() for name in self.map_scaling.split(",") if name.strip()]
-        known: dict[str, MapScaling] = {"minmax": "minmax", "rank": "rank"}
-        if not names or any(name not in known for name in names):
-            raise InputError(f"expected --map-scaling minmax, rank or both, got {self.map_scaling!r}")
-        return tuple(known[name] for name in names)
+
+def _chosen(option: str, text: str, known: Any) -> tuple[Any, ...]:
+    """Return the names in ``text``, each once and one of the literal type ``known``."""
+    from tame.checks import InputError
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or len(set(names)) < len(names) or not set(names) <= set(get_args(known)):
+        raise InputError(f"expected {option} of {', '.join(get_args(known))}, separated by commas, got {text!r}")
+    return names
 
 
 @dataclass

@@ -29,6 +29,9 @@ class Preset:
         max_lr: Peak of the one-cycle schedule.
         masking: Masking of the second pass in evaluation; ``None`` is the backbone's own.
         ic_margin: p' must exceed p by more than this to count as an increase.
+        road_selection: ROAD removes ``exact`` counts, or all that reaches a ``percentile``.
+        road_space: ROAD imputes the ``image`` in [0, 1], or what is fed to the ``network``.
+        road_reading: ROAD's headline: mean ``confidence``, or share of images whose class is ``kept``.
     """
 
     name: str
@@ -44,6 +47,9 @@ class Preset:
     max_lr: float
     masking: MaskingKind | None
     ic_margin: float
+    road_selection: Literal["exact", "percentile"]
+    road_space: Literal["image", "network"]
+    road_reading: Literal["confidence", "kept"]
 
 
 _PAPER = Preset(
@@ -60,6 +66,9 @@ _PAPER = Preset(
     max_lr=1e-3,
     masking=None,
     ic_margin=0.0,
+    road_selection="exact",
+    road_space="image",
+    road_reading="confidence",
 )
 _RELEASED = replace(
     _PAPER,
@@ -70,6 +79,9 @@ _RELEASED = replace(
     crop="released",
     output_size="first",
     masking="cnn",
+    road_selection="percentile",
+    road_space="network",
+    road_reading="kept",
 )
 _TAME = replace(
     _PAPER,

@@ -15,6 +15,9 @@ if TYPE_CHECKING:
 
 MaskingKind = Literal["cnn", "vit"]
 MapScaling = Literal["minmax", "rank"]
+RemovalOrder = Literal["morf", "lerf"]
+CausalOrder = Literal["insertion", "deletion"]
+MetricName = Literal["ad-ic", "road", "insertion", "deletion"]
 LossForm = Literal["paper", "released", "ranked"]
 
 

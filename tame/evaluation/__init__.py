@@ -4,13 +4,16 @@ The Lightning callback is in `tame.evaluation.callbacks`, so that reading a tabl
 """
 
 from tame.evaluation.bootstrap import Interval, paired_bootstrap, standard_error
+from tame.evaluation.command import evaluate
+from tame.evaluation.plan import Plan
 from tame.evaluation.records import Estimate, Run, Summary, read_run
-from tame.evaluation.run import evaluate
+from tame.evaluation.run import run_evaluation
 from tame.evaluation.table import Table, build_table
 
 __all__ = [
     "Estimate",
     "Interval",
+    "Plan",
     "Run",
     "Summary",
     "Table",
@@ -18,5 +21,6 @@ __all__ = [
     "evaluate",
     "paired_bootstrap",
     "read_run",
+    "run_evaluation",
     "standard_error",
 ]

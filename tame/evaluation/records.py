@@ -11,17 +11,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 
 from tame.checks import InputError
 from tame.evaluation.bootstrap import FloatArray, standard_error
+from tame.evaluation.measures import measures
 from tame.files import replacing, write_json
-from tame.functional.masking import check_keep
-from tame.functional.scores import drop, increase
-from tame.types import MapScaling
 
 ROWS = "rows.csv"
 SUMMARY = "summary.json"
+COSTS = ("explain_forward", "explain_backward", "seconds_explain", "seconds_perturb", "seconds_classify")
+"""Columns of what each image cost: passes of the explainer, and its share of the batch's seconds."""
 
 Row = Mapping[str, str | int | float]
 
@@ -50,13 +49,14 @@ class Summary:
     """Result of an evaluation.
 
     Attributes:
-        settings: All that the numbers depend on: scalings, keeps, masking, ic_margin, backbone, weights, versions,
-            and what the caller said (method, preset, list, checkpoint, seed).
-        images: How many.
-        constant: How many maps were constant, and became all ones.
-        invalid: How many maps held NaN or infinite values, and became all ones.
-        labelled: How many images have a label.
+        settings: All that the numbers depend on: those of the plan, backbone, weights, precision, only, versions,
+            and what the caller said (method, preset, list, checkpoint).
+        images: How many entered the metrics.
+        constant: How many of their maps were constant, and became all ones.
+        invalid: How many of their maps held NaN or infinite values, and became all ones.
+        labelled: How many images of the list have a label.
         accuracy: The classifier's own ``top1`` and ``top5`` accuracy on them, percent; empty without labels.
+        cost: Means per image of `COSTS`: passes of the explainer, and seconds.
         metrics: Estimates by name, such as ``minmax/AD_100`` or ``rank/IC_15``.
     """
 
@@ -66,6 +66,7 @@ class Summary:
     invalid: int
     labelled: int
     accuracy: dict[str, float]
+    cost: dict[str, float]
     metrics: dict[str, Estimate]
 
 
@@ -76,34 +77,9 @@ class Run(NamedTuple):
     summary: Summary
     rows: Rows
 
-
-def percent(keep: float) -> str:
-    """Return a fraction as a percentage for names.
-
-    Example:
-        >>> percent(1.0), percent(0.15), percent(0.125)
-        ('100', '15', '12.5')
-    """
-    return f"{100 * keep:g}"
-
-
-def score_column(scaling: MapScaling, keep: float) -> str:
-    """Return the column that holds p' of a scaling and a keep, such as ``minmax_p_100``."""
-    return f"{scaling}_p_{percent(keep)}"
-
-
-def score_columns(scalings: Sequence[MapScaling], keeps: Sequence[float]) -> list[str]:
-    """Return the columns of all scalings and keeps, scalings outermost.
-
-    Raises:
-        InputError: If one of them occurs twice, or a keep is not in (0, 1].
-    """
-    for keep in keeps:
-        check_keep(keep)
-    names = [score_column(scaling, keep) for scaling in scalings for keep in keeps]
-    if len(set(names)) < len(names):
-        raise InputError(f"expected different scalings and keeps, got {list(scalings)} and {list(keeps)}")
-    return names
+    def counted(self) -> Rows:
+        """Return the rows that enter the metrics."""
+        return counted(self.rows)
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
@@ -115,11 +91,15 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 
 
 def join_rows(parts: Iterable[Path], path: Path) -> None:
-    """Join CSV files of the same columns into one, byte by byte; it appears whole or not at all."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        for number, part in enumerate(parts):
-            header, _, body = part.read_text(encoding="utf-8").partition("\n")
-            file.write(body if number else f"{header}\n{body}")
+    """Join CSV files of the same columns into one, in the order of the list, every cell as it was written.
+
+    An image that two parts hold counts once.
+    """
+    found: dict[int, dict[str, str]] = {}
+    for part in parts:
+        with part.open(newline="", encoding="utf-8") as file:
+            found |= {int(line["index"]): line for line in csv.DictReader(file)}
+    write_rows(path, [found[index] for index in sorted(found)])
 
 
 def read_rows(path: Path) -> Rows:
@@ -146,35 +126,38 @@ def _number(cell: str) -> float:
     return math.nan if cell == "" else float(cell)
 
 
-def image_scores(rows: Rows, scaling: MapScaling, keep: float, margin: float) -> dict[str, FloatArray]:
-    """Return each image's part of the metrics in percent, ``{"AD": (n,), "IC": (n,)}``; their means are AD and IC."""
-    confidence = torch.from_numpy(rows.columns["p"])
-    masked = torch.from_numpy(rows.columns[score_column(scaling, keep)])
-    return {
-        "AD": 100 * drop(confidence, masked).numpy(),
-        "IC": 100 * increase(confidence, masked, margin).double().numpy(),
-    }
-
-
 def summarise(rows: Rows, settings: dict[str, Any]) -> Summary:
-    """Compute the summary of a run; ``settings`` hold its scalings, keeps and ic_margin."""
-    metrics = {}
-    for scaling in settings["scalings"]:
-        for keep in settings["keeps"]:
-            for name, values in image_scores(rows, scaling, keep, settings["ic_margin"]).items():
-                metrics[f"{scaling}/{name}_{percent(keep)}"] = Estimate(float(values.mean()), standard_error(values))
-    columns = rows.columns
-    known = ~np.isnan(columns["label"])
-    accuracy = {name: float(100 * columns[f"correct_{name}"][known].mean()) for name in ("top1", "top5") if known.any()}
+    """Compute the summary of a run with these settings, see `tame.evaluation.measures`.
+
+    Raises:
+        InputError: If no image counts.
+    """
+    every, rows = rows.columns, counted(rows)
+    if not rows.files:
+        raise InputError(f"expected at least one image that counts, got none of {len(every['p'])}")
+    known = ~np.isnan(every["label"])
+    values = {measure.name: measure.values(rows.columns) for measure in measures(settings)}
     return Summary(
         settings=settings,
         images=len(rows.files),
-        constant=int(columns["constant"].sum()),
-        invalid=int(columns["invalid"].sum()),
+        constant=int(rows.columns["constant"].sum()),
+        invalid=int(rows.columns["invalid"].sum()),
         labelled=int(known.sum()),
-        accuracy=accuracy,
-        metrics=metrics,
+        accuracy={
+            name: float(100 * every[f"correct_{name}"][known].mean()) for name in ("top1", "top5") if known.any()
+        },
+        cost={name: float(rows.columns[name].mean()) for name in COSTS},
+        metrics={name: Estimate(float(each.mean()), standard_error(each)) for name, each in values.items()},
     )
+
+
+def counted(rows: Rows) -> Rows:
+    """Return the rows that enter the metrics: all, or those of the images that ``only`` asks for."""
+    chosen = rows.columns["counted"] == 1
+    if chosen.all():
+        return rows
+    files = [file for file, keep in zip(rows.files, chosen, strict=True) if keep]
+    return Rows(files, {name: values[chosen] for name, values in rows.columns.items()})
 
 
 def write_summary(path: Path, summary: Summary) -> None:

@@ -4,76 +4,79 @@ from __future__ import annotations
 
 import json
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Mapping, Sequence
 from itertools import count
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
-from tame.data import Batch
+from tame.data.dataset import Sample
+from tame.evaluation.batch import BatchMeasurement, Maps
+from tame.evaluation.plan import Plan
+from tame.evaluation.processes import Process
 from tame.evaluation.records import (
     ROWS,
     SUMMARY,
-    Row,
     Summary,
     join_rows,
     read_rows,
     read_summary,
-    score_columns,
     summarise,
     write_rows,
     write_summary,
 )
 from tame.files import check_same_settings, write_json
-from tame.perturb import PlainScores, UsableMaps, masked_confidences, plain_confidences, usable_maps
-from tame.types import Explainer, MapScaling, MaskingKind
+from tame.perturb import PassRows
 from tame.versions import versions
 
 SETTINGS = "settings.json"
 PARTS = "parts"
 
 
-def evaluate(
-    explainer: Explainer,
+def run_evaluation(
+    maps_of: Maps,
     classifier: FrozenClassifier,
-    loader: Iterable[Batch],
+    dataset: Dataset[Sample],
+    plan: Plan,
     *,
-    scalings: Sequence[MapScaling],
-    keeps: Sequence[float] = (1.0, 0.5, 0.15),
-    masking: MaskingKind,
-    margin: float,
-    batch_size: int,
     out: Path,
     provenance: Mapping[str, Any],
-    files: Sequence[str] = (),
+    files: Sequence[str],
+    batch_size: int = 32,
+    pass_rows: int = 0,
+    num_workers: int = 0,
+    only: Literal["all", "correct"] = "all",
+    precision: str = "32",
+    process: Process | None = None,
     progress: bool = True,
     resume: bool = True,
 ) -> Summary:
-    """Measure AD and IC of an explainer and leave a row per image and a summary in ``out``.
+    """Measure maps as ``plan`` says and leave a row per image and a summary in ``out``.
 
-    Each batch of the loader is one atomic part on disk. A run that is started again with the same settings in the
-    same folder continues after the last part and ends with the same numbers; a finished one is not computed
-    again. An image that the loader repeats counts once. Nothing is drawn at random.
+    Each batch is one atomic part on disk. A run that is started again with the same settings in the same folder
+    continues after the last part, with the rows per pass it had found, and ends with the same numbers; a finished
+    one is not computed again. Every process takes its own images, k * processes + rank, and writes its own parts.
 
     Args:
-        explainer: Explains the model truth of each image.
+        maps_of: Explains the model truth of each image.
         classifier: The classifier, on the device to compute on.
-        loader: Batches of ``image`` (B, C, H, W) in [0, 1], ``label`` (B,) with -1 for unknown, and ``index``
-            (B,), the position in the list.
-        scalings: Readings of the maps.
-        keeps: Fractions of the pixels to keep, each in (0, 1].
-        masking: Kind of masking.
-        margin: What counts as an increase in confidence.
-        batch_size: Rows per masked pass through the classifier; it does not change the numbers.
+        dataset: Samples of ``image`` (C, H, W) in [0, 1], ``label`` with -1 for unknown, and ``index``, the position.
+        plan: What is measured.
         out: Folder of the run.
         provenance: What else the numbers depend on, as JSON values: ``method``, ``preset``, ``overrides`` (a dict,
-            changes of the preset), ``list_sha256``, ``cam_layer``, ``checkpoint``, ``checkpoint_sha256``, ``seed``.
-            Backbone, weights, versions and the arguments above are added.
-        files: Name of each image of the list, in order; without them rows carry the position.
+            changes of the preset), ``list``, ``list_sha256``, ``cam_layer``, ``checkpoint``, ``checkpoint_sha256``.
+        files: Name of each image of the list, in order.
+        batch_size: Images per batch.
+        pass_rows: Perturbed images per pass through the classifier; 0: as many as fit. Neither changes the numbers.
+        num_workers: Processes that read images; 0 reads in the main process.
+        only: ``correct`` leaves the images that the classifier gets wrong out of the metrics; they need labels.
+        precision: ``32``, ``16-mixed`` or ``bf16-mixed``, of all passes.
+        process: Which of several this one is; None: the only one.
         progress: Show a progress bar.
         resume: Continue or reuse what ``out`` holds; False starts over.
 
@@ -81,101 +84,59 @@ def evaluate(
         The summary, also in ``summary.json``.
 
     Raises:
-        InputError: If ``out`` holds a run with other settings, saying what differs; for an empty loader; for
-            scalings, keeps or a batch size that make no sense.
+        InputError: If ``out`` holds a run with other settings, saying what differs; for no images, or a batch size
+            below 1.
     """
-    score_columns(scalings, keeps)  # fail before any work
-    if batch_size < 1:
-        raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
-    settings = _settings(classifier, scalings, keeps, masking, margin, provenance)
-    if not resume:
-        _clear(out)
-    _claim(out, settings)
+    process = process or Process()
+    if batch_size < 1 or num_workers < 0:
+        raise InputError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
+    if not files:
+        raise InputError("expected at least one image to evaluate, got none")
+    settings = _settings(classifier, plan, {**provenance, "only": only, "precision": precision})
+    if process.rank == 0:
+        if not resume:
+            _clear(out)
+        _claim(out, settings)
+    process.wait()
     if (out / SUMMARY).is_file() and (out / ROWS).is_file():
-        shutil.rmtree(out / PARTS, ignore_errors=True)
-        return read_summary(out / SUMMARY)
-    done = _done(out)
-    numbers = count(len(_parts(out)))
-    title = str(provenance.get("method", "evaluate"))
-    with torch.inference_mode(), tqdm(loader, title, _length(loader), unit="batch", disable=not progress) as batches:
-        for batch in batches:
-            fresh = _without(batch, done)
-            if len(fresh["index"]):
-                rows = _measure(explainer, classifier, fresh, scalings, keeps, masking, batch_size, files)
-                write_rows(out / PARTS / f"{next(numbers):06d}.csv", rows)
-                done.update(fresh["index"].tolist())
-    return _finish(out, settings)
+        summary = read_summary(out / SUMMARY)
+        process.wait()  # before the parts go
+        if process.rank == 0:
+            shutil.rmtree(out / PARTS, ignore_errors=True)
+        return summary
+    rows = _pass_rows(out, process.rank, pass_rows, classifier)
+    measure = BatchMeasurement(maps_of, classifier, plan.perturbations(), files, rows, only, precision)
+    done, numbers = _done(out), count(len(_parts(out, process.rank)))
+    mine = range(process.rank, len(files), process.count)
+    batches = [mine[start : start + batch_size] for start in range(0, len(mine), batch_size)]
+    waiting = [fresh for batch in batches if (fresh := [index for index in batch if index not in done])]
+    loader = DataLoader(dataset, batch_sampler=waiting, num_workers=num_workers, pin_memory=torch.cuda.is_available())
+    process.wait()  # all have seen what is done before anyone adds to it
+    title, quiet = str(provenance.get("method", "evaluate")), not (progress and process.rank == 0)
+    with torch.inference_mode(), tqdm(loader, title, unit="batch", disable=quiet) as bar:
+        for batch in bar:
+            found = rows.rows
+            part = measure(batch)
+            if rows.rows != found:
+                _remember_rows(out, process.rank, rows)
+            write_rows(_part(out, process.rank, next(numbers)), part)
+    process.wait()
+    if process.rank == 0:
+        join_rows(_parts(out), out / ROWS)
+        write_summary(out / SUMMARY, summarise(read_rows(out / ROWS), settings))
+        shutil.rmtree(out / PARTS)
+    process.wait()
+    return read_summary(out / SUMMARY)
 
 
-def _measure(
-    explainer: Explainer,
-    classifier: FrozenClassifier,
-    batch: Batch,
-    scalings: Sequence[MapScaling],
-    keeps: Sequence[float],
-    masking: MaskingKind,
-    batch_size: int,
-    files: Sequence[str],
-) -> list[Row]:
-    """Return one row per image of the batch."""
-    images = batch["image"].to(classifier.mean.device)
-    plain = plain_confidences(classifier, images)
-    maps = usable_maps(explainer(images, plain.targets))
-    masked = masked_confidences(
-        classifier,
-        images,
-        maps.maps,
-        plain.targets,
-        keeps=keeps,
-        scalings=scalings,
-        masking=masking,
-        batch_size=batch_size,
-    )
-    scores = dict(zip(score_columns(scalings, keeps), masked.flatten(0, 1).tolist(), strict=True))
-    return list(_rows(batch, plain, maps, scores, files))
-
-
-def _rows(
-    batch: Batch, plain: PlainScores, maps: UsableMaps, scores: Mapping[str, Sequence[float]], files: Sequence[str]
-) -> Iterator[Row]:
-    best = plain.logits.topk(min(5, plain.logits.shape[1])).indices.tolist()
-    labels, indices = batch["label"].tolist(), batch["index"].tolist()
-    targets, confidence = plain.targets.tolist(), plain.confidence.tolist()
-    constant, invalid = maps.constant.tolist(), maps.invalid.tolist()
-    for row, (index, label) in enumerate(zip(indices, labels, strict=True)):
-        known = label >= 0
-        yield {
-            "index": index,
-            "file": files[index] if files else str(index),
-            "label": label if known else "",
-            "target": targets[row],
-            "correct_top1": int(label == targets[row]) if known else "",
-            "correct_top5": int(label in best[row]) if known else "",
-            "p": confidence[row],
-            **{name: values[row] for name, values in scores.items()},
-            "constant": int(constant[row]),
-            "invalid": int(invalid[row]),
-        }
-
-
-def _settings(
-    classifier: FrozenClassifier,
-    scalings: Sequence[MapScaling],
-    keeps: Sequence[float],
-    masking: MaskingKind,
-    margin: float,
-    provenance: Mapping[str, Any],
-) -> dict[str, Any]:
+def _settings(classifier: FrozenClassifier, plan: Plan, provenance: Mapping[str, Any]) -> dict[str, Any]:
     """Return all that the numbers depend on, as JSON gives it back."""
     settings = {
         **provenance,
         "backbone": classifier.spec.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_hash,
-        "scalings": list(scalings),
-        "keeps": list(keeps),
-        "masking": masking,
-        "ic_margin": margin,
+        **plan.settings(),
         "versions": versions(),
     }
     result: dict[str, Any] = json.loads(json.dumps(settings, default=str))
@@ -198,8 +159,12 @@ def _clear(out: Path) -> None:
     shutil.rmtree(out / PARTS, ignore_errors=True)
 
 
-def _parts(out: Path) -> list[Path]:
-    return sorted((out / PARTS).glob("*.csv"))
+def _part(out: Path, rank: int, number: int) -> Path:
+    return out / PARTS / f"{rank}-{number:06d}.csv"
+
+
+def _parts(out: Path, rank: int | str = "*") -> list[Path]:
+    return sorted((out / PARTS).glob(f"{rank}-*.csv"))
 
 
 def _done(out: Path) -> set[int]:
@@ -207,26 +172,19 @@ def _done(out: Path) -> set[int]:
     return {int(index) for part in _parts(out) for index in read_rows(part).columns["index"]}
 
 
-def _without(batch: Batch, done: set[int]) -> Batch:
-    """Return the images of a batch that are not done yet, each once."""
-    first = {index: row for row, index in reversed(list(enumerate(batch["index"].tolist()))) if index not in done}
-    rows = torch.tensor(sorted(first.values()), dtype=torch.int64)
-    if len(rows) == len(batch["index"]):
-        return batch
-    return Batch(image=batch["image"][rows], label=batch["label"][rows], index=batch["index"][rows])
+def _rows_file(out: Path, rank: int) -> Path:
+    return out / PARTS / f"{rank}-pass-rows.json"
 
 
-def _length(loader: Iterable[Batch]) -> int | None:
-    return len(loader) if isinstance(loader, Sized) else None
+def _pass_rows(out: Path, rank: int, asked: int, classifier: FrozenClassifier) -> PassRows:
+    """Return the rows per pass: those that an interrupted run had found, else those asked for."""
+    file = _rows_file(out, rank)
+    if file.is_file():
+        asked = json.loads(file.read_text(encoding="utf-8"))["rows"]
+    rows = PassRows(asked, classifier.mean.device)
+    _remember_rows(out, rank, rows)
+    return rows
 
 
-def _finish(out: Path, settings: dict[str, Any]) -> Summary:
-    """Join the parts, write the summary, and remove the parts."""
-    parts = _parts(out)
-    if not parts:
-        raise InputError("expected at least one image to evaluate, got none")
-    join_rows(parts, out / ROWS)
-    summary = summarise(read_rows(out / ROWS), settings)
-    write_summary(out / SUMMARY, summary)
-    shutil.rmtree(out / PARTS)
-    return summary
+def _remember_rows(out: Path, rank: int, rows: PassRows) -> None:
+    write_json(_rows_file(out, rank), {"rows": rows.rows})

@@ -1,11 +1,9 @@
-"""Compare finished evaluations: a table of AD and IC, and who wins against a reference."""
+"""Compare finished evaluations: every measure of several runs, who wins against a reference, and the curves of ROAD."""
 
 from __future__ import annotations
 
-import csv
-import io
-from collections import Counter
-from collections.abc import Sequence
+import math
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -13,37 +11,24 @@ from typing import Literal, NamedTuple
 import numpy as np
 
 from tame.checks import InputError
-from tame.evaluation.bootstrap import FloatArray, bootstrap_means
-from tame.evaluation.records import Run, image_scores, percent, read_run
+from tame.evaluation import formats
+from tame.evaluation.bootstrap import FloatArray, bootstrap_means, standard_error
+from tame.evaluation.measures import Measure, measures
+from tame.evaluation.records import Estimate, Run, read_run
+from tame.evaluation.runs import (
+    caption_of,
+    check_comparable,
+    classifier_of,
+    images_of,
+    means_something,
+    method_of,
+    names_of,
+)
 from tame.explainers.controls import MINMAX_ONLY
-from tame.types import MapScaling
+from tame.perturb.names import percent
+from tame.visualize import PANELS, RoadCurves
 
 Verdict = Literal["win", "tie", "loss"]
-
-_MUST_AGREE = ("backbone", "weights_sha256", "masking", "ic_margin")
-
-
-class Column(NamedTuple):
-    """One measure: scaling, ``AD`` or ``IC``, and keep."""
-
-    scaling: MapScaling
-    metric: str
-    keep: float
-
-    @property
-    def title(self) -> str:
-        """Heading of the column."""
-        return f"{self.metric} {percent(self.keep)} % ({self.scaling})"
-
-    @property
-    def name(self) -> str:
-        """Name of the measure in summaries."""
-        return f"{self.scaling}/{self.metric}_{percent(self.keep)}"
-
-    @property
-    def better(self) -> int:
-        """1 where higher is better (IC), -1 where lower is (AD)."""
-        return 1 if self.metric == "IC" else -1
 
 
 class Comparison(NamedTuple):
@@ -56,88 +41,60 @@ class Comparison(NamedTuple):
 
 
 @dataclass(frozen=True)
+class Entry:
+    """One run in a table.
+
+    Attributes:
+        name: Its method, with its folder where a method occurs twice.
+        method: Its method.
+        preset: Its preset, with its changes.
+        estimates: One per measure; None where the measure means nothing.
+        comparisons: One per measure, against the reference; None for the reference itself, without one, and where
+            an estimate is missing.
+        cost: Means per image by name, see `tame.evaluation.records.Summary`.
+    """
+
+    name: str
+    method: str
+    preset: str
+    estimates: list[Estimate | None]
+    comparisons: list[Comparison | None]
+    cost: dict[str, float]
+
+
+@dataclass(frozen=True)
 class Table:
-    """AD and IC of several runs over the same images.
+    """Every measure of several runs over the same images.
 
     Attributes:
         caption: What all runs share.
-        names: Name of each run.
-        methods: Method of each run.
-        presets: Preset of each run, with its changes.
-        columns: The measures.
-        values: Per run and column, percent; None where the reading means nothing.
+        measures: The measures, also those that only the CSV shows.
+        entries: The runs, in the order of the rows.
         reference: Position of the reference run, None without one.
-        comparisons: Per run and column, against the reference; None for the reference itself and where a value is
-            missing.
         notes: Remarks below the table.
     """
 
     caption: str
-    names: list[str]
-    methods: list[str]
-    presets: list[str]
-    columns: list[Column]
-    values: list[list[float | None]]
+    measures: list[Measure]
+    entries: list[Entry]
     reference: int | None
-    comparisons: list[list[Comparison | None]]
     notes: list[str]
 
     def markdown(self) -> str:
-        """Return the table as Markdown, the best value of each column bold."""
-        lines = [self.caption, ""]
-        lines += _markdown_lines(
-            ["method", "preset", *(column.title for column in self.columns)],
-            [
-                [name, preset, *cells]
-                for name, preset, cells in zip(self.names, self.presets, self._cells(), strict=True)
-            ],
-        )
-        if self.reference is not None:
-            lines += ["", f"Difference to {self.names[self.reference]}, 95 % interval, verdict for the method:", ""]
-            rows = [
-                [name, *map(_comparison_cell, comparisons)]
-                for index, (name, comparisons) in enumerate(zip(self.names, self.comparisons, strict=True))
-                if index != self.reference
-            ]
-            lines += _markdown_lines(["method", *(column.title for column in self.columns)], rows)
-        for note in self.notes:
-            lines += ["", note]
-        return "\n".join(lines) + "\n"
+        """Return the measures that tables show as Markdown, see `tame.evaluation.formats.markdown`."""
+        return formats.markdown(self)
+
+    def latex(self) -> str:
+        """Return the measures that tables show as LaTeX, see `tame.evaluation.formats.latex`."""
+        return formats.latex(self)
 
     def csv(self) -> str:
-        """Return one line per run and measure: its value, and its comparison where there is a reference."""
-        file = io.StringIO()
-        writer = csv.writer(file, lineterminator="\n")
-        writer.writerow(
-            ["method", "preset", "scaling", "metric", "keep", "value", "difference", "low", "high", "verdict"]
-        )
-        for index, name in enumerate(self.names):
-            for column, value, comparison in zip(
-                self.columns, self.values[index], self.comparisons[index], strict=True
-            ):
-                cells = comparison or ("",) * 4
-                writer.writerow([name, self.presets[index], *column, "" if value is None else value, *cells])
-        return file.getvalue()
-
-    def _cells(self) -> list[list[str]]:
-        """Return the values as text, the best ones bold; controls that fool a measure are never the best."""
-        cells = [["-" if value is None else f"{value:.2f}" for value in row] for row in self.values]
-        rivals = [row for row, method in enumerate(self.methods) if method not in MINMAX_ONLY]
-        for position, column in enumerate(self.columns):
-            shown = [float(cells[row][position]) for row in rivals if cells[row][position] != "-"]
-            best = max(shown, key=lambda value: column.better * value, default=None)
-            for row in rivals:
-                if cells[row][position] != "-" and float(cells[row][position]) == best:
-                    cells[row][position] = f"**{cells[row][position]}**"
-        return cells
+        """Return all numbers as CSV, see `tame.evaluation.formats.csv_lines`."""
+        return formats.csv_lines(self)
 
 
 def build_table(folders: Sequence[str | Path], reference: str = "", seed: int = 0) -> Table:
-    """Compare the evaluations in ``folders``.
-
-    ``all_ones`` and ``fake_cam`` have no rank-scaled reading: nearly all their ranks are 0.5, so the number would be
-    that of a half-bright image, and stands as a dash. A method wins a measure when the paired-bootstrap 95 %
-    interval of its difference to the reference excludes 0 on the better side (AD: lower, IC: higher).
+    """Compare the evaluations in ``folders``, see `compare`.
 
     Args:
         folders: Folders of finished runs, in the order of the rows.
@@ -145,67 +102,98 @@ def build_table(folders: Sequence[str | Path], reference: str = "", seed: int = 
         seed: Of the bootstrap.
 
     Raises:
-        InputError: For no run, an unknown reference, or runs over different images, backbones, weights, maskings,
-            margins, or with different measures.
+        InputError: As `compare`, and for a folder without a finished run.
     """
-    if not folders:
-        raise InputError("expected at least one folder of an evaluation, got none")
-    runs = [read_run(folder) for folder in folders]
-    for run in runs[1:]:
-        _check_comparable(runs[0], run)
-    names = _names(runs)
-    columns = _columns(runs[0])
+    return compare([read_run(folder) for folder in folders], reference, seed)
+
+
+def compare(runs: Sequence[Run], reference: str = "", seed: int = 0) -> Table:
+    """Compare finished runs over the same images.
+
+    ``all_ones`` and ``fake_cam`` have a min-max reading only: nearly all their pixels are tied, so that ranks and
+    orders of removal would be those of a half-bright image and of the pixels' numbering; a dash stands there. A
+    method wins a measure when the paired-bootstrap 95 % interval of its difference to the reference excludes 0 on
+    the better side; all measures are compared on the same draws of images.
+
+    Args:
+        runs: In the order of the rows.
+        reference: Name of the run to compare with (its method, or its folder's name); empty: no comparison.
+        seed: Of the bootstrap.
+
+    Raises:
+        InputError: For no run, an unknown reference, or runs over different images, backbones, weights or settings
+            of a metric, or with different measures.
+    """
+    check_comparable(runs)
+    names = names_of(runs)
     position = _find(reference, names, runs) if reference else None
-    scores = [_scores(run, columns) for run in runs]
+    columns = measures(runs[0].summary.settings)
+    differences = _differences(runs, position, columns, seed)
     return Table(
-        caption=_caption(runs[0]),
-        names=names,
-        methods=list(map(_method, runs)),
-        presets=[_preset(run) for run in runs],
-        columns=columns,
-        values=[
-            [run.summary.metrics[column.name].value if _means_something(run, column) else None for column in columns]
-            for run in runs
+        caption=caption_of(runs[0]),
+        measures=columns,
+        entries=[
+            Entry(
+                name=name,
+                method=method_of(run),
+                preset=_preset(run),
+                estimates=[_estimate(run, measure) for measure in columns],
+                comparisons=differences[index],
+                cost=dict(run.summary.cost),
+            )
+            for index, (name, run) in enumerate(zip(names, runs, strict=True))
         ],
         reference=position,
-        comparisons=[_compare(index, position, runs, scores, columns, seed) for index in range(len(runs))],
         notes=[note for name, run in zip(names, runs, strict=True) if (note := _note(name, run))],
     )
 
 
-def _check_comparable(first: Run, other: Run) -> None:
-    a, b = first.summary.settings, other.summary.settings
-    differences = [f"{key} {b.get(key)}, not {a.get(key)}" for key in _MUST_AGREE if a.get(key) != b.get(key)]
-    if first.rows.files != other.rows.files or a.get("list_sha256") != b.get("list_sha256"):
-        differences.append(f"a list of {len(other.rows.files)} other images, not that of {len(first.rows.files)}")
-    measures = [set(run.summary.metrics) for run in (first, other)]
-    if measures[0] != measures[1]:
-        differences.append(f"measures {sorted(measures[1])}, not {sorted(measures[0])}")
-    if differences:
+def curves_of(runs: Sequence[Run]) -> RoadCurves:
+    """Return the curves of ROAD of several runs over the same images, for `tame.visualize.road_curves`.
+
+    Controls without an order of pixels, ``all_ones`` and ``fake_cam``, are left out.
+
+    Args:
+        runs: In the order of the legend.
+
+    Raises:
+        InputError: As `compare`, and for runs without ROAD.
+    """
+    check_comparable(runs)
+    settings = runs[0].summary.settings
+    drawn = [(name, run) for name, run in zip(names_of(runs), runs, strict=True) if method_of(run) not in MINMAX_ONLY]
+    if "road" not in settings["metrics"] or not drawn:
         raise InputError(
-            f"expected runs that can be compared, got {other.folder} beside {first.folder}, with "
-            + "; ".join(differences)
+            "expected runs with the metric road to draw curves of, "
+            f"got {', '.join(settings['metrics'])} of {', '.join(map(method_of, runs))}"
         )
+    known = {measure.name: measure for measure in measures(settings)}
+    estimates = {
+        name: {
+            panel: [_measured(known[f"road/{panel}_{percent(remove)}"], run) for remove in settings["removes"]]
+            for panel in PANELS
+        }
+        for name, run in drawn
+    }
+    return RoadCurves(
+        removes=list(settings["removes"]),
+        values=_part(estimates, "value"),
+        errors=_part(estimates, "standard_error"),
+        start={"confidence": 100 * float(runs[0].counted().columns["p"].mean()), "kept": 100.0},
+        title=f"ROAD: {classifier_of(settings)}, {images_of(runs[0])}",
+    )
 
 
-def _columns(run: Run) -> list[Column]:
-    settings = run.summary.settings
-    return [
-        Column(scaling, metric, keep)
-        for scaling in settings["scalings"]
-        for keep in settings["keeps"]
-        for metric in ("AD", "IC")
-    ]
+def _part(estimates: Mapping[str, Mapping[str, list[Estimate]]], name: str) -> dict[str, dict[str, list[float]]]:
+    return {
+        method: {panel: [getattr(each, name) for each in line] for panel, line in panels.items()}
+        for method, panels in estimates.items()
+    }
 
 
-def _method(run: Run) -> str:
-    return str(run.summary.settings.get("method", run.folder.name))
-
-
-def _names(runs: Sequence[Run]) -> list[str]:
-    """Name runs by method, and by folder too where a method occurs twice."""
-    times = Counter(map(_method, runs))
-    return [_method(run) if times[_method(run)] == 1 else f"{_method(run)} ({run.folder})" for run in runs]
+def _measured(measure: Measure, run: Run) -> Estimate:
+    values = measure.values(run.counted().columns)
+    return Estimate(float(values.mean()), standard_error(values))
 
 
 def _find(reference: str, names: list[str], runs: Sequence[Run]) -> int:
@@ -219,41 +207,41 @@ def _find(reference: str, names: list[str], runs: Sequence[Run]) -> int:
     return found[0]
 
 
-def _means_something(run: Run, column: Column) -> bool:
-    return column.scaling == "minmax" or _method(run) not in MINMAX_ONLY
+def _estimate(run: Run, measure: Measure) -> Estimate | None:
+    estimate = run.summary.metrics[measure.name]
+    return None if math.isnan(estimate.value) or not means_something(run, measure) else estimate
 
 
-def _scores(run: Run, columns: Sequence[Column]) -> FloatArray:
-    """Return each image's part of each measure, (n, columns)."""
-    margin = run.summary.settings["ic_margin"]
-    return np.stack(
-        [image_scores(run.rows, column.scaling, column.keep, margin)[column.metric] for column in columns], axis=1
-    )
-
-
-def _compare(
-    index: int,
-    reference: int | None,
-    runs: Sequence[Run],
-    scores: Sequence[FloatArray],
-    columns: Sequence[Column],
-    seed: int,
-) -> list[Comparison | None]:
-    if reference is None or index == reference:
-        return [None] * len(columns)
-    intervals = bootstrap_means(scores[index] - scores[reference], seed)
+def _differences(
+    runs: Sequence[Run], reference: int | None, columns: Sequence[Measure], seed: int
+) -> list[list[Comparison | None]]:
+    """Compare each run with the reference, measure by measure."""
+    if reference is None:
+        return [[None] * len(columns) for _ in runs]
+    against = _scores(runs[reference], columns)
     return [
-        Comparison(*interval, _verdict(interval.low, interval.high, column.better))
-        if _means_something(runs[index], column) and _means_something(runs[reference], column)
-        else None
-        for interval, column in zip(intervals, columns, strict=True)
+        [None] * len(columns)
+        if index == reference
+        else [
+            Comparison(*interval, _verdict(interval.low, interval.high, measure.higher_is_better))
+            if all(means_something(each, measure) for each in (run, runs[reference]))
+            else None
+            for interval, measure in zip(bootstrap_means(_scores(run, columns) - against, seed), columns, strict=True)
+        ]
+        for index, run in enumerate(runs)
     ]
 
 
-def _verdict(low: float, high: float, better: int) -> Verdict:
+def _scores(run: Run, columns: Sequence[Measure]) -> FloatArray:
+    """Return each image's part of each measure, (n, columns)."""
+    rows = run.counted()
+    return np.stack([measure.values(rows.columns) for measure in columns], axis=1)
+
+
+def _verdict(low: float, high: float, higher_is_better: bool) -> Verdict:
     if low <= 0 <= high:
         return "tie"
-    return "win" if (low > 0) == (better > 0) else "loss"
+    return "win" if (low > 0) == higher_is_better else "loss"
 
 
 def _preset(run: Run) -> str:
@@ -261,14 +249,6 @@ def _preset(run: Run) -> str:
     settings = run.summary.settings
     changes = [f"{name}={value}" for name, value in dict(settings.get("overrides") or {}).items()]
     return ", ".join([str(settings.get("preset", "-")), *changes])
-
-
-def _caption(run: Run) -> str:
-    settings = run.summary.settings
-    return (
-        f"AD (lower is better) and IC (higher is better) in percent: {settings['backbone']} ({settings['weights']}), "
-        f"{run.summary.images} images, masking {settings['masking']}, IC margin {settings['ic_margin']:g}."
-    )
 
 
 def _note(name: str, run: Run) -> str:
@@ -279,13 +259,3 @@ def _note(name: str, run: Run) -> str:
         f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
         "counted as all ones."
     )
-
-
-def _comparison_cell(comparison: Comparison | None) -> str:
-    if comparison is None:
-        return "-"
-    return f"{comparison.difference:+.2f} [{comparison.low:+.2f}, {comparison.high:+.2f}] {comparison.verdict}"
-
-
-def _markdown_lines(head: Sequence[str], rows: Sequence[Sequence[str]]) -> list[str]:
-    return [f"| {' | '.join(cells)} |" for cells in (head, ["---"] * len(head), *rows)]

@@ -20,11 +20,15 @@ EXPLAINERS = Registry[Factory]("method")
 
 
 def build_explainer(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-    """Build the explanation method ``options.method`` for ``classifier``.
+    """Build the explanation method ``options.method``, a name or ``package.module:function``, for ``classifier``.
 
     Raises:
         InputError: For an unknown method, or one that cannot explain this classifier.
     """
+    if ":" in options.method:
+        from tame.explainers.given import GivenExplainer, load_function
+
+        return GivenExplainer(classifier, load_function(options.method, classifier))
     return EXPLAINERS.get(options.method)(classifier, options)
 
 

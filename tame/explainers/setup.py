@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any, NamedTuple
 
 from tame.backbones import FrozenClassifier, load_backbone
@@ -26,15 +27,21 @@ class Setup(NamedTuple):
 def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
     """Load the backbone and build the method that the options name.
 
-    The layers are those asked for, else those of the checkpoint in use, else the preset's.
-
     Raises:
         InputError: For anything that cannot be used.
     """
-    preset = PRESETS.get(common.preset)
-    device = resolve_device(common.device)
-    layers: str | list[str] = common.layers or preset.layers
-    checkpoint = method.checkpoint or shipped_checkpoint(common.backbone) if method.method in LEARNED else ""
+    classifier = load_classifier(common, method).to(resolve_device(common.device))
+    return Setup(classifier, build_explainer(classifier, method), provenance_of(common, method))
+
+
+def load_classifier(common: CommonOptions, method: MethodOptions) -> FrozenClassifier:
+    """Load the backbone; its layers are those asked for, else those of the checkpoint in use, else the preset's.
+
+    Raises:
+        InputError: For a backbone, weights or layers that cannot be used.
+    """
+    layers: str | list[str] = common.layers or PRESETS.get(common.preset).layers
+    checkpoint = _checkpoint(common, method)
     if checkpoint and not common.layers:
         metadata = read_metadata(checkpoint)
         if metadata["backbone"] != common.backbone:  # its layers would not be found, which says less
@@ -42,10 +49,19 @@ def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
                 f"the checkpoint {checkpoint} was trained for backbone {metadata['backbone']}, not {common.backbone}"
             )
         layers = metadata["layers"]
-    classifier = load_backbone(common.backbone, common.weights, layers).to(device)
+    return load_backbone(common.backbone, common.weights, layers)
+
+
+def provenance_of(common: CommonOptions, method: MethodOptions) -> dict[str, Any]:
+    """Return what the maps depend on beside the classifier, as plain JSON values."""
     provenance = {"method": method.method, "preset": common.preset}
-    if checkpoint:
+    if checkpoint := _checkpoint(common, method):
         provenance |= {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_hash(checkpoint)}
     if method.cam_layer:
         provenance |= {"cam_layer": method.cam_layer}
-    return Setup(classifier, build_explainer(classifier, method), provenance)
+    return provenance
+
+
+def _checkpoint(common: CommonOptions, method: MethodOptions) -> str | Path | None:
+    """Return the checkpoint that the method uses, if it uses any."""
+    return (method.checkpoint or shipped_checkpoint(common.backbone)) if method.method in LEARNED else None

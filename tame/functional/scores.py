@@ -1,9 +1,11 @@
-"""From confidences to Average Drop and Increase in Confidence, per image."""
+"""From confidences to Average Drop, Increase in Confidence, Average Gain and areas under curves, per image."""
 
 from __future__ import annotations
 
 import torch
 from torch import Tensor
+
+from tame.checks import InputError
 
 
 def drop(confidence: Tensor, masked: Tensor) -> Tensor:
@@ -41,3 +43,42 @@ def increase(confidence: Tensor, masked: Tensor, margin: float) -> Tensor:
         [True, False]
     """
     return masked - confidence > margin
+
+
+def gain(confidence: Tensor, masked: Tensor) -> Tensor:
+    """Relative gain of confidence per image, ``max(0, p' - p) / (1 - p)`` (Opti-CAM); 0 where p = 1.
+
+    Args:
+        confidence: p on the plain image, (B,) in [0, 1].
+        masked: p' on the masked image, (B,) in [0, 1].
+
+    Returns:
+        (B,) in [0, 1]. Average Gain is 100 times its mean.
+
+    Example:
+        >>> gain(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])).tolist()
+        [0.0, 0.5]
+    """
+    rest = 1 - confidence
+    return (masked - confidence).clamp(min=0) / torch.where(rest == 0, 1, rest)  # 0 / 1 where p = 1, and NaN stays
+
+
+def area_under_curve(confidences: Tensor) -> Tensor:
+    """Area under each image's confidence along S equal steps, ``((p_0 + p_S) / 2 + p_1 + ... + p_(S-1)) / S`` (RISE).
+
+    Args:
+        confidences: One row per step, both ends included, (S + 1, B) in [0, 1] with S >= 1.
+
+    Returns:
+        (B,) in [0, 1], the trapezoids' mean. Insertion and Deletion are 100 times its mean.
+
+    Raises:
+        InputError: If there are not two rows or more.
+
+    Example:
+        >>> area_under_curve(torch.tensor([[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]])).tolist()
+        [0.5, 0.75]
+    """
+    if confidences.ndim != 2 or len(confidences) < 2:
+        raise InputError(f"expected confidences of shape (S + 1, B) with S >= 1, got {tuple(confidences.shape)}")
+    return (confidences[:-1] + confidences[1:]).sum(dim=0) / (2 * (len(confidences) - 1))

@@ -1,5 +1,7 @@
 """Metrics of explanations: they receive confidences, never a network."""
 
-from tame.metrics.confidence import AverageDrop, IncreaseInConfidence
+from tame.metrics.causal import DeletionAUC, InsertionAUC
+from tame.metrics.confidence import AverageDrop, AverageGain, IncreaseInConfidence
+from tame.metrics.road import ROAD
 
-__all__ = ["AverageDrop", "IncreaseInConfidence"]
+__all__ = ["ROAD", "AverageDrop", "AverageGain", "DeletionAUC", "IncreaseInConfidence", "InsertionAUC"]

@@ -1,43 +1,34 @@
-"""Average Drop and Increase in Confidence as metrics that accumulate over batches and processes."""
+"""Average Drop, Increase in Confidence and Average Gain as metrics that accumulate over batches and processes."""
 
 from __future__ import annotations
 
 from typing import Any
 
-import torch
 from torch import Tensor
-from torchmetrics import Metric
 
 from tame.checks import InputError
 from tame.functional.masking import check_keep
-from tame.functional.scores import drop, increase
+from tame.functional.scores import drop, gain, increase
+from tame.metrics.base import MeanOfImages
 
 
-class _MeanOfImages(Metric):
-    """``100 / n * sum`` of one value per image: sums and counts only, so no batch size or process count matters.
+class _PlainAndMasked(MeanOfImages):
+    """The mean of one value per image that compares its confidences, plain and masked.
 
     Args:
         keep: Fraction of the pixels that the masked images kept, in (0, 1]. It names the metric; the pixels are
             removed before confidences arrive here.
+        settings: Further options that change what the metric means.
         kwargs: Options of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``keep`` is not in (0, 1].
     """
 
-    full_state_update = False
-    is_differentiable = False
-    plot_lower_bound = 0.0
-    plot_upper_bound = 100.0
-    total: Tensor
-    count: Tensor
-
-    def __init__(self, keep: float = 1.0, **kwargs: Any) -> None:
-        super().__init__(**kwargs)
+    def __init__(self, keep: float = 1.0, settings: dict[str, object] | None = None, **kwargs: Any) -> None:
         check_keep(keep)
+        super().__init__({"keep": float(keep), **(settings or {})}, **kwargs)
         self.keep = keep
-        self.add_state("total", torch.tensor(0.0, dtype=torch.float64), dist_reduce_fx="sum")
-        self.add_state("count", torch.tensor(0, dtype=torch.int64), dist_reduce_fx="sum")
 
     def _values(self, confidence: Tensor, masked: Tensor) -> Tensor:
         """Return one value in [0, 1] per image, (B,)."""
@@ -57,15 +48,10 @@ class _MeanOfImages(Metric):
             raise InputError(
                 f"expected confidences of shapes (B,) and (B,), got {tuple(confidence.shape)} and {tuple(masked.shape)}"
             )
-        self.total += self._values(confidence, masked).sum(dtype=torch.float64)
-        self.count += len(confidence)
-
-    def compute(self) -> Tensor:
-        """Return the percentage, a float64 scalar; NaN before the first image."""
-        return 100 * self.total / self.count
+        self._add(self._values(confidence, masked))
 
 
-class AverageDrop(_MeanOfImages):
+class AverageDrop(_PlainAndMasked):
     """Average Drop (AD), percent: how much confidence is lost when only the explained pixels remain.
 
     ``AD = 100 / n * sum(max(0, p - p') / p)``, 0..100, lower is better; an image with p = 0 adds 0.
@@ -77,6 +63,7 @@ class AverageDrop(_MeanOfImages):
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018; T-TAME, Section IV.
 
     Example:
+        >>> import torch
         >>> metric = AverageDrop(keep=0.5)
         >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
         >>> metric.compute()
@@ -89,7 +76,7 @@ class AverageDrop(_MeanOfImages):
         return drop(confidence, masked)
 
 
-class IncreaseInConfidence(_MeanOfImages):
+class IncreaseInConfidence(_PlainAndMasked):
     """Increase in Confidence (IC), percent of images that gain confidence when only the explained pixels remain.
 
     ``IC = 100 / n * count(p' - p > margin)``, 0..100, higher is better.
@@ -105,6 +92,7 @@ class IncreaseInConfidence(_MeanOfImages):
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018; T-TAME, Section IV.
 
     Example:
+        >>> import torch
         >>> metric = IncreaseInConfidence(keep=0.5)
         >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
         >>> metric.compute()
@@ -114,13 +102,35 @@ class IncreaseInConfidence(_MeanOfImages):
     higher_is_better = True
 
     def __init__(self, keep: float = 1.0, margin: float = 1e-5, **kwargs: Any) -> None:
-        super().__init__(keep, **kwargs)
         if not margin >= 0:
             raise InputError(f"expected a margin of 0 or more, got {margin}")
+        super().__init__(keep, {"margin": float(margin)}, **kwargs)
         self.margin = margin
-        # A MetricCollection merges metrics whose states are equal after the first batch. The margin is a state so
-        # that an AD and an IC, or ICs of two margins, never are.
-        self.add_state("margin_of", torch.tensor(margin, dtype=torch.float64), dist_reduce_fx="mean")
 
     def _values(self, confidence: Tensor, masked: Tensor) -> Tensor:
         return increase(confidence, masked, self.margin)
+
+
+class AverageGain(_PlainAndMasked):
+    """Average Gain (AG), percent: how much of the missing confidence is won when only the explained pixels remain.
+
+    ``AG = 100 / n * sum(max(0, p' - p) / (1 - p))``, 0..100, higher is better; an image with p = 1 adds 0.
+
+    Args:
+        keep: Fraction of the pixels that the masked images kept, in (0, 1].
+        kwargs: Options of `torchmetrics.Metric`.
+
+    Source: Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", CVIU 2024.
+
+    Example:
+        >>> import torch
+        >>> metric = AverageGain(keep=0.5)
+        >>> metric.update(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75]))
+        >>> metric.compute()
+        tensor(25., dtype=torch.float64)
+    """
+
+    higher_is_better = True
+
+    def _values(self, confidence: Tensor, masked: Tensor) -> Tensor:
+        return gain(confidence, masked)

@@ -1,12 +1,14 @@
-"""Confidences to drops and increases: hand values and edges."""
+"""Confidences to drops, increases, gains and areas: hand values and edges."""
 
 from __future__ import annotations
 
 import math
 
+import pytest
 import torch
 
-from tame.functional.scores import drop, increase
+from tame.checks import InputError
+from tame.functional.scores import area_under_curve, drop, gain, increase
 
 
 def test_drop_by_hand() -> None:
@@ -46,3 +48,77 @@ def test_no_gradient_from_where_p_is_zero() -> None:
     drop(p, torch.tensor([0.2, 0.25])).sum().backward()
     assert p.grad is not None
     assert p.grad.isfinite().all()
+
+
+def test_gain_by_hand() -> None:
+    p = torch.tensor([0.5, 0.5, 0.0, 0.75])
+    masked = torch.tensor([0.25, 0.75, 1.0, 0.75])
+    assert gain(p, masked).tolist() == [0.0, 0.5, 1.0, 0.0]
+
+
+def test_gain_of_full_confidence_is_zero() -> None:
+    assert gain(torch.ones(2), torch.tensor([1.0, 0.5])).tolist() == [0.0, 0.0]
+
+
+def test_gain_next_to_full_confidence_is_exact() -> None:
+    assert gain(torch.tensor([1 - 2**-22]), torch.tensor([1 - 2**-24])).item() == 0.75
+
+
+def test_gain_is_the_drop_of_the_missing_confidence() -> None:
+    p, masked = torch.rand(2, 67, dtype=torch.float64)
+    torch.testing.assert_close(gain(p, masked), drop(1 - p, 1 - masked))
+
+
+def test_gain_does_not_hide_nan() -> None:
+    nan = float("nan")
+    values = gain(torch.tensor([nan, 0.5, 1.0]), torch.tensor([0.5, nan, nan]))
+    assert all(math.isnan(value) for value in values.tolist())
+
+
+def test_no_gradient_from_where_p_is_one() -> None:
+    p = torch.tensor([1.0, 0.5], requires_grad=True)
+    gain(p, torch.tensor([0.8, 0.75])).sum().backward()
+    assert p.grad is not None
+    assert p.grad.isfinite().all()
+
+
+def test_area_by_hand() -> None:
+    curves = [[1.0, 0.0, 0.0], [0.0, 0.5, 0.0], [0.5, 1.0, 0.0]]
+    assert area_under_curve(torch.tensor(curves).T).tolist() == [0.25, 0.25, 0.625]
+
+
+def test_area_literal_twin() -> None:
+    confidences = torch.rand(29, 11, dtype=torch.float64)
+    expected = [
+        sum((left + right) / 2 / 28 for left, right in zip(curve[:-1], curve[1:], strict=True))
+        for curve in confidences.T.tolist()
+    ]
+    torch.testing.assert_close(area_under_curve(confidences), torch.tensor(expected, dtype=torch.float64))
+
+
+@pytest.mark.parametrize("steps", [1, 2, 3, 7, 28, 49, 224])
+def test_area_stays_between_0_and_1(steps: int) -> None:
+    assert area_under_curve(torch.ones(steps + 1, 3)).tolist() == [1.0] * 3
+    assert area_under_curve(torch.zeros(steps + 1, 3)).tolist() == [0.0] * 3
+
+
+def test_area_of_one_step_is_the_mean_of_both_ends() -> None:
+    assert area_under_curve(torch.tensor([[1.0, 0.5], [0.5, 0.0]])).tolist() == [0.75, 0.25]
+
+
+def test_area_does_not_hide_nan() -> None:
+    areas = area_under_curve(torch.tensor([[0.5, 0.5], [float("nan"), 0.5], [0.5, 0.5]]))
+    assert math.isnan(areas[0].item()) and areas[1].item() == 0.5
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64])
+def test_precision_is_kept(dtype: torch.dtype) -> None:
+    p, masked = torch.rand(2, 5, dtype=dtype)
+    assert gain(p, masked).dtype == dtype
+    assert area_under_curve(torch.stack([p, masked])).dtype == dtype
+
+
+@pytest.mark.parametrize(("shape", "text"), [((1, 4), r"\(1, 4\)"), ((0, 4), r"\(0, 4\)"), ((5,), r"\(5,\)")])
+def test_area_needs_a_curve(shape: tuple[int, ...], text: str) -> None:
+    with pytest.raises(InputError, match=rf"expected confidences of shape \(S \+ 1, B\) with S >= 1, got {text}"):
+        area_under_curve(torch.zeros(shape))

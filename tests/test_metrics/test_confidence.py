@@ -1,4 +1,4 @@
-"""AD and IC: hand values, the authors' numbers, accumulation."""
+"""AD, IC and AG: hand values, the authors' numbers, accumulation."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
 from tame.checks import InputError
-from tame.metrics import AverageDrop, IncreaseInConfidence
+from tame.metrics import AverageDrop, AverageGain, IncreaseInConfidence
 
 P = torch.tensor([0.5, 0.8, 0.2, 0.0])
 MASKED = torch.tensor([0.25, 0.9, 0.2, 0.3])  # drops 1/2, 0, 0, 0 (p = 0 counts as no drop); two increases
@@ -31,19 +31,28 @@ def test_hand_values() -> None:
     assert increase.compute().item() == 50.0
 
 
-@pytest.mark.parametrize("metric", [AverageDrop(), IncreaseInConfidence()])
+def test_gain_by_hand() -> None:
+    """Half of what is missing, 0 for a drop, 0 where p = 1, all of it from p = 0: 100 * 1.5 / 4."""
+    metric = AverageGain(keep=0.5)
+    metric.update(torch.tensor([0.5, 0.5, 1.0, 0.0]), torch.tensor([0.75, 0.25, 1.0, 1.0]))
+    assert metric.compute().item() == 37.5
+
+
+@pytest.mark.parametrize("metric", [AverageDrop(), IncreaseInConfidence(), AverageGain()])
 def test_literal_twin(metric: Metric) -> None:
     p, masked = vectors()
     metric.update(p, masked)
     pairs = list(zip(p.tolist(), masked.tolist(), strict=True))
     if isinstance(metric, AverageDrop):
         expected = 100 * sum(max(0.0, a - b) / a for a, b in pairs) / len(pairs)
+    elif isinstance(metric, AverageGain):
+        expected = 100 * sum(max(0.0, b - a) / (1 - a) for a, b in pairs) / len(pairs)
     else:
         expected = 100 * sum(b > a for a, b in pairs) / len(pairs)
     assert metric.compute().item() == pytest.approx(expected, abs=1e-5)
 
 
-@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence])
+@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence, AverageGain])
 @pytest.mark.parametrize("size", [1, 7, 32])
 def test_batch_size_does_not_matter(make: type[Metric], size: int) -> None:
     p, masked = vectors()
@@ -61,7 +70,7 @@ def test_a_short_last_batch_has_its_own_weight_only() -> None:
     assert metric.compute().item() == 10.0
 
 
-@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence])
+@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence, AverageGain])
 def test_processes_add_up(make: type[Metric]) -> None:
     """What `dist_reduce_fx` does over processes, without starting any."""
     p, masked = vectors(11)
@@ -87,13 +96,13 @@ def test_margin() -> None:
         assert metric.compute().item() == expected
 
 
-@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence])
+@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence, AverageGain])
 def test_empty_is_nan_with_a_warning(make: type[Metric]) -> None:
     with pytest.warns(UserWarning, match="compute.* method of metric .* was called before"):
         assert math.isnan(make().compute().item())
 
 
-@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence])
+@pytest.mark.parametrize("make", [AverageDrop, IncreaseInConfidence, AverageGain])
 def test_house_rules(make: type[Metric]) -> None:
     metric = make()
     metric.update(P, MASKED)
@@ -101,7 +110,7 @@ def test_house_rules(make: type[Metric]) -> None:
     assert again.compute() == metric.compute()
     assert metric.state_dict() == {}
     assert metric.is_differentiable is False
-    assert metric.higher_is_better is (make is IncreaseInConfidence)
+    assert metric.higher_is_better is (make is not AverageDrop)
     assert metric.compute().dtype == torch.float64
     metric.reset()
     assert metric.total == 0 and metric.count == 0
@@ -115,8 +124,9 @@ def test_float64_sums() -> None:
     assert metric.compute().item() == pytest.approx(100 * 2**-20, rel=1e-12)
 
 
-def test_nan_is_not_hidden() -> None:
-    metric = AverageDrop()
+@pytest.mark.parametrize("make", [AverageDrop, AverageGain])
+def test_nan_is_not_hidden(make: type[Metric]) -> None:
+    metric = make()
     metric.update(torch.tensor([0.5, float("nan")]), torch.tensor([0.5, 0.5]))
     assert math.isnan(metric.compute().item())
 
@@ -141,6 +151,8 @@ def test_collection_keeps_metrics_apart() -> None:
 def test_errors() -> None:
     with pytest.raises(InputError, match=r"expected keep, a fraction of the pixels, in \(0, 1\], got 50"):
         AverageDrop(keep=50)
+    with pytest.raises(InputError, match=r"expected keep, a fraction of the pixels, in \(0, 1\], got 0"):
+        AverageGain(keep=0)
     with pytest.raises(InputError, match="expected a margin of 0 or more, got -1"):
         IncreaseInConfidence(margin=-1)
     with pytest.raises(InputError, match=r"shapes \(B,\) and \(B,\), got \(4,\) and \(3,\)"):

@@ -1,0 +1,71 @@
+"""Explanation methods of the user's own: functions, by themselves or as ``package.module:function``."""
+
+from __future__ import annotations
+
+import inspect
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from tame.backbones import FrozenClassifier
+from tame.checks import InputError
+from tame.explainers.base import CheckedExplainer
+
+ExplainFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class GivenExplainer(CheckedExplainer):
+    """A function as an explainer, its answers checked.
+
+    Args:
+        classifier: The classifier that it explains.
+        function: Returns maps (B, h, w) of images (B, C, H, W) in [0, 1] and targets (B,).
+    """
+
+    def __init__(self, classifier: FrozenClassifier, function: ExplainFunction) -> None:
+        super().__init__(classifier)
+        self.function = function
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the function's maps."""
+        return self.function(images, targets)
+
+
+def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
+    """Import ``package.module:function``, also from the working folder.
+
+    The function takes (images, targets) and returns maps, or takes the classifier alone and returns such a function.
+
+    Raises:
+        InputError: If it cannot be imported, or takes anything else.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"expected a method package.module:function, cannot import {name!r}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    count = _required(found)
+    if count not in (1, 2):
+        raise InputError(
+            f"expected {name} to take (images, targets), or the classifier alone; it needs {count} arguments"
+        )
+    return found if count == 2 else found(classifier)
+
+
+def _required(function: Any) -> int:
+    """Return how many arguments must be given by position; 0 for what cannot be called."""
+    if not callable(function):
+        return 0
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    parameters = inspect.signature(function).parameters.values()
+    return sum(one.kind in by_position and one.default is one.empty for one in parameters)
