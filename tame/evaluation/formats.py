@@ -41,8 +41,8 @@ _LATEX = {
 def markdown(table: Table) -> str:
     """Return a table for each reading of the maps and metric, the best value of a measure bold, the second underlined.
 
-    Values that read the same share their mark; controls that fool a measure bear none, nor does a run alone. With a reference, the same
-    again with the differences to it.
+    Values that read the same share their mark; controls that fool a measure bear none, nor does a run alone. With a
+    reference, the same again with the differences to it.
     """
     lines = [table.caption, f"In percent; best **bold**, second <u>underlined</u>; {_FP}"]
     cells = _marked(table, "**{}**", "<u>{}</u>")

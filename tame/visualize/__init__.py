@@ -1,0 +1,6 @@
+"""Pictures of explanations, and curves of what happens when pixels are removed."""
+
+from tame.visualize.curves import PANELS, RoadCurves, road_curves
+from tame.visualize.pictures import Box, figure, grid, overlay
+
+__all__ = ["PANELS", "Box", "RoadCurves", "figure", "grid", "overlay", "road_curves"]
