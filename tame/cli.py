@@ -168,10 +168,17 @@ def _spent(summary: Summary) -> str:
 
 
 def _table(options: TableOptions) -> int:
-    from tame.evaluation.table import build_table
+    from tame.evaluation.records import read_run
+    from tame.evaluation.table import compare, curves_of
 
-    table = build_table(options.runs, options.reference, options.seed)
-    text = table.markdown() if options.format == "markdown" else table.csv()
+    runs = [read_run(folder) for folder in options.runs]
+    table = compare(runs, options.reference, options.seed)
+    text = {"markdown": table.markdown, "latex": table.latex, "csv": table.csv}[options.format]()
+    if options.curves:
+        from tame.visualize import road_curves
+
+        files = road_curves(curves_of(runs), options.curves)
+        print(f"The ROAD curves are in {' and '.join(map(str, files))}", file=sys.stderr)
     if options.out:
         from tame.files import replacing
 

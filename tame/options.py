@@ -198,15 +198,17 @@ class TableOptions:
     Args:
         runs: Folders of evaluations, in the order of the rows.
         reference: Method or folder to compare with, by paired bootstrap; empty: no comparison.
-        format: markdown or csv.
+        format: markdown, latex (needs booktabs) or csv.
         out: File to write; empty: print.
+        curves: Draw the ROAD curves here, as PNG and PDF.
         seed: Seed of the bootstrap.
     """
 
     runs: list[str] = field(default_factory=list)
     reference: str = ""
-    format: Literal["markdown", "csv"] = "markdown"
+    format: Literal["markdown", "latex", "csv"] = "markdown"
     out: str = ""
+    curves: str = ""
     seed: int = 0
 
 
