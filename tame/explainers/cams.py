@@ -1,15 +1,20 @@
-"""Class activation maps from gradients."""
+"""Class activation maps from one forward and at most one backward pass."""
 
 from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
 from tame.backbones.gradients import as_map, graph_from
+from tame.backbones.taps import hooked_outputs
 from tame.checks import InputError
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
+from tame.explainers.base import EXPLAINERS, CheckedExplainer, Factory
 from tame.options import MethodOptions
+from tame.types import Explainer
 
 
 def activations_and_gradients(
@@ -37,7 +42,66 @@ def activations_and_gradients(
     return leaf.detach().float(), gradient.float()
 
 
-class GradCAM(CheckedExplainer):
+class LayerExplainer(CheckedExplainer):
+    """An explainer of what one layer gives.
+
+    Tokens become maps by the classifier's token layout; prefix tokens are dropped.
+
+    Args:
+        classifier: The classifier to explain.
+        layer: Module whose output is A.
+
+    Raises:
+        InputError: If the layer does not exist or gives no feature map.
+    """
+
+    def __init__(self, classifier: FrozenClassifier, layer: str) -> None:
+        super().__init__(classifier)
+        (self.layer,) = classifier.with_layers((layer,)).layers  # checks the layer and resolves aliases
+
+
+class GradientCAM(LayerExplainer):
+    """A map of a layer's channels A and their gradients G: one forward pass, one backward pass to the layer.
+
+    Maps are ``ReLU(combine(A, G))``: not negative, and constant where all zero (no positive evidence).
+
+    Args:
+        classifier: The classifier to explain.
+        layer: Module whose output is A.
+
+    Raises:
+        InputError: If the layer does not exist, gives no feature map, or its positions do not reach the logits.
+    """
+
+    def __init__(self, classifier: FrozenClassifier, layer: str) -> None:
+        super().__init__(classifier, layer)
+        self._check_positions()
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
+        activations, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
+        return self.combine(as_map(self.classifier, activations), as_map(self.classifier, gradients)).relu()
+
+    @abstractmethod
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return maps (B, h, w) before the ReLU, from A and ``G = d logit_t / dA``, each (B, C, h, w)."""
+
+    def _check_positions(self) -> None:
+        """Find out now, on a random input, whether patch tokens still reach the logits."""
+        preprocessing = self.classifier.spec.preprocessing
+        shape = (1, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
+        targets = torch.zeros(1, dtype=torch.int64, device=images.device)
+        _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
+        untrained = not gradients.any()  # an untrained head hides what reaches it
+        if not untrained and not as_map(self.classifier, gradients).any():
+            raise InputError(
+                f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
+                f"got {self.layer!r}, where only the class token does; choose an earlier one with --cam-layer"
+            )
+
+
+class GradCAM(GradientCAM):
     """Grad-CAM: the channels of a layer, weighted by their mean gradient.
 
     ``w_c = mean_hw(d logit_t / dA_c)``, ``map = ReLU(sum_c w_c A_c)``, with A_c the channels of the layer's
@@ -63,33 +127,113 @@ class GradCAM(CheckedExplainer):
         torch.Size([2, 4, 4])
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str) -> None:
-        super().__init__(classifier)
-        (self.layer,) = classifier.with_layers((layer,)).layers  # checks the layer and resolves aliases
-        self._check_positions()
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return ``sum_c w_c A_c``, (B, h, w)."""
+        return weighted_sum(gradients.mean((2, 3)), activations)
+
+
+class GradCAMPlusPlus(GradientCAM):
+    """Grad-CAM++: the channels of a layer, weighted by their positive gradients, few strong ones counting as much.
+
+    ``w_c = sum_hw(alpha * ReLU(G))``, ``alpha = G^2 / (2 G^2 + G^3 sum_hw(A_c) + 1e-6)``,
+    ``map = ReLU(sum_c w_c A_c)``. With the score exp(logit) of the paper its second and third derivatives are
+    G^2 and G^3, up to a factor; like the library `grad-cam` this uses the gradient G of the logit itself.
+
+    Source: Chattopadhay et al., "Grad-CAM++", WACV 2018, Eq. 7 and 19.
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return ``sum_c w_c A_c``, (B, h, w)."""
+        total = activations.sum((2, 3), keepdim=True)  # (B, C, 1, 1)
+        square = gradients**2
+        alpha = square / (2 * square + total * square * gradients + 1e-6)
+        return weighted_sum((gradients.relu() * alpha).sum((2, 3)), activations)
+
+
+class LayerCAM(GradientCAM):
+    """LayerCAM: every position of a layer, weighted by its own positive gradient.
+
+    ``map = ReLU(sum_c ReLU(G_c) * A_c)``, elementwise, so that shallow layers too give maps in detail.
+
+    Source: Jiang et al., "LayerCAM", IEEE Transactions on Image Processing 2021.
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return ``sum_c ReLU(G_c) * A_c``, (B, h, w)."""
+        return (gradients.relu() * activations).sum(1)
+
+
+class XGradCAM(GradientCAM):
+    """XGrad-CAM: the channels of a layer, weighted by their gradient averaged where they are active.
+
+    ``w_c = sum_hw(G_c * A_c) / (sum_hw(A_c) + 1e-7)``, ``map = ReLU(sum_c w_c A_c)``. Meant for activations that
+    are not negative; where those of a channel cancel out, its weight is as large as the library's.
+
+    Source: Fu et al., "Axiom-based Grad-CAM", BMVC 2020.
+    """
+
+    def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
+        """Return ``sum_c w_c A_c``, (B, h, w)."""
+        weights = (gradients * activations).sum((2, 3)) / (activations.sum((2, 3)) + 1e-7)
+        return weighted_sum(weights, activations)
+
+
+class EigenCAM(LayerExplainer):
+    """Eigen-CAM: the first principal component of a layer's channels. One forward pass, the same for every target.
+
+    ``M = A - mean_hw(A)`` as a matrix (hw, C), v its first right singular vector, ``map = ReLU(M v)``. A singular
+    vector has no sign of its own (the library takes what LAPACK gives): here the map is the one that correlates
+    positively with the mean activation over channels. The paper does not centre A; the library does.
+
+    Source: Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020.
+    """
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
-        activations, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        weights = as_map(self.classifier, gradients).mean((2, 3), keepdim=True)  # (B, C, 1, 1)
-        return (weights * as_map(self.classifier, activations)).sum(1).relu()
+        """Return the maps (B, h, w) of ``images`` (B, C, H, W); ``targets`` do not matter."""
+        return self.project(layer_output(self.classifier, self.layer, images)).relu()
 
-    def _check_positions(self) -> None:
-        """Find out now, on a random input, whether patch tokens still reach the logits."""
-        preprocessing = self.classifier.spec.preprocessing
-        shape = (1, preprocessing.channels, preprocessing.crop, preprocessing.crop)
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
-        targets = torch.zeros(1, dtype=torch.int64, device=images.device)
-        _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        untrained = not gradients.any()  # an untrained head hides what reaches it
-        if not untrained and not as_map(self.classifier, gradients).any():
-            raise InputError(
-                f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
-                f"got {self.layer!r}, where only the class token does; choose an earlier one with --cam-layer"
-            )
+    @staticmethod
+    def project(activations: Tensor) -> Tensor:
+        """Return ``M v`` (B, h, w) of A (B, C, h, w), its sign by the rule above.
+
+        Example:
+            >>> EigenCAM.project(torch.tensor([[[[0.0, 3.0]], [[0.0, 4.0]]]]))
+            tensor([[[-2.5000,  2.5000]]])
+        """
+        matrix = activations.flatten(2).transpose(1, 2)  # (B, hw, C)
+        matrix = matrix - matrix.mean(1, keepdim=True)
+        left, singular, _ = torch.linalg.svd(matrix, full_matrices=False)
+        projection = left[..., 0] * singular[:, :1]  # M v, (B, hw)
+        agreement = (projection * matrix.mean(2)).sum(1, keepdim=True)
+        return torch.where(agreement < 0, -projection, projection).unflatten(1, activations.shape[2:])
 
 
-@EXPLAINERS.register("gradcam")
-def _gradcam(classifier: FrozenClassifier, options: MethodOptions) -> GradCAM:
-    """Grad-CAM at the asked layer, else the spec's CAM layer, else the last tap."""
-    return GradCAM(classifier, options.cam_layer or classifier.spec.cam_layer or classifier.layers[-1])
+def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
+    """Return ``sum_c w_c A_c`` (B, h, w) of weights (B, C) and maps (B, C, h, w)."""
+    return (weights[..., None, None] * activations).sum(1)
+
+
+def layer_output(classifier: FrozenClassifier, layer: str, images: Tensor) -> Tensor:
+    """Return a layer's output as maps (B, C, h, w), float32, without a graph: one forward pass."""
+    with torch.no_grad():
+        (output,) = hooked_outputs(classifier.module, (layer,), classifier.normalise(images))
+    return as_map(classifier, output).float()
+
+
+def at_cam_layer(build: Callable[[FrozenClassifier, str], Explainer]) -> Factory:
+    """Return the factory of a method at the asked layer, else the spec's CAM layer, else the last tap."""
+
+    def factory(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
+        return build(classifier, options.cam_layer or classifier.spec.cam_layer or classifier.layers[-1])
+
+    return factory
+
+
+for _name, _build in (
+    ("gradcam", GradCAM),
+    ("gradcam++", GradCAMPlusPlus),
+    ("layercam", LayerCAM),
+    ("xgradcam", XGradCAM),
+    ("eigencam", EigenCAM),
+):
+    EXPLAINERS.register(_name)(at_cam_layer(_build))

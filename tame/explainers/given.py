@@ -9,6 +9,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
@@ -31,8 +32,9 @@ class GivenExplainer(CheckedExplainer):
         self.function = function
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the function's maps."""
-        return self.function(images, targets)
+        """Return the function's maps; it may take gradients."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.function(images.clone(), targets.clone())  # inference tensors cannot enter a graph
 
 
 def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
@@ -59,7 +61,12 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
         raise InputError(
             f"expected {name} to take (images, targets), or the classifier alone; it needs {count} arguments"
         )
-    return found if count == 2 else found(classifier)
+    function = found if count == 2 else found(classifier)
+    if not callable(function):
+        raise InputError(
+            f"expected {name} to return a function of (images, targets) for a classifier, got {type(function).__name__}"
+        )
+    return function
 
 
 def _required(function: Any) -> int:
@@ -67,5 +74,8 @@ def _required(function: Any) -> int:
     if not callable(function):
         return 0
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
-    parameters = inspect.signature(function).parameters.values()
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, and silent about itself
+        return 0
     return sum(one.kind in by_position and one.default is one.empty for one in parameters)

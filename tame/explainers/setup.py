@@ -5,6 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any, NamedTuple
 
+import torch
+
 from tame.backbones import FrozenClassifier, load_backbone
 from tame.checkpoint import checkpoint_hash, read_metadata, shipped_checkpoint
 from tame.checks import InputError
@@ -49,16 +51,20 @@ def load_classifier(common: CommonOptions, method: MethodOptions) -> FrozenClass
                 f"the checkpoint {checkpoint} was trained for backbone {metadata['backbone']}, not {common.backbone}"
             )
         layers = metadata["layers"]
-    return load_backbone(common.backbone, common.weights, layers)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(common.seed)  # random weights are the same in all processes, and when a run continues
+        return load_backbone(common.backbone, common.weights, layers)
 
 
 def provenance_of(common: CommonOptions, method: MethodOptions) -> dict[str, Any]:
     """Return what the maps depend on beside the classifier, as plain JSON values."""
-    provenance = {"method": method.method, "preset": common.preset}
+    provenance: dict[str, Any] = {"method": method.method, "preset": common.preset}
     if checkpoint := _checkpoint(common, method):
         provenance |= {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_hash(checkpoint)}
     if method.cam_layer:
         provenance |= {"cam_layer": method.cam_layer}
+    if method.rise_masks:
+        provenance |= {"rise_masks": method.rise_masks}
     return provenance
 
 

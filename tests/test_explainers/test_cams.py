@@ -1,23 +1,32 @@
-"""Grad-CAM: hand values, the grad-cam library, the reference numbers."""
+"""CAMs of one forward pass: hand values, literal twins, the grad-cam library, the reference numbers."""
 
 from __future__ import annotations
 
-from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
 from brightness import brightness_classifier
+from cam_reference import CASES, assert_close, finish, library_maps, load_case, without_in_place
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.backbones.gradients import as_map
 from tame.checks import InputError
 from tame.explainers import build_explainer
-from tame.explainers.cams import GradCAM, activations_and_gradients
+from tame.explainers.cams import (
+    EigenCAM,
+    GradCAM,
+    GradCAMPlusPlus,
+    GradientCAM,
+    LayerCAM,
+    LayerExplainer,
+    XGradCAM,
+    activations_and_gradients,
+    layer_output,
+)
 from tame.options import MethodOptions
 
 
@@ -28,6 +37,7 @@ def images(batch: int = 4, side: int = 32) -> Tensor:
 Make = Callable[..., FrozenClassifier]
 NORM = "encoder.layers.encoder_layer_{}.ln_1"
 TARGETS = torch.tensor([4, 1, 2, 0])
+GRADIENT_CAMS = (GradCAM, GradCAMPlusPlus, LayerCAM, XGradCAM)
 
 
 def test_by_hand() -> None:
@@ -38,27 +48,96 @@ def test_by_hand() -> None:
     assert maps[3].eq(0).all()  # class 1 does not depend on the image
 
 
-@pytest.mark.parametrize("layer", ["stage1.1", "stage2", "stage3.0", "stage3"])  # two have negative values
-def test_against_the_library(toy_classifier: Make, layer: str) -> None:
-    from pytorch_grad_cam import GradCAM as TheirGradCAM
-    from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+def test_the_others_by_hand() -> None:
+    """All gradients are 1, so only the activations differ from channel to channel."""
+    classifier, given, targets = brightness_classifier(side=4), images(side=4), torch.tensor([0, 0, 0, 1])
+    found = {cam: cam(classifier, "0")(given, targets) for cam in GRADIENT_CAMS}
+    total = given.sum((2, 3), keepdim=True)
+    for cam, expected in (
+        (GradCAMPlusPlus, (given * 16 / (2 + total + 1e-6)).sum(1)),
+        (LayerCAM, given.sum(1)),
+        (XGradCAM, given.sum(1)),
+    ):
+        torch.testing.assert_close(found[cam][:3], expected[:3])
+        assert found[cam][3].eq(0).all()
 
-    classifier = toy_classifier()
-    for part in classifier.module.modules():
-        if isinstance(part, nn.ReLU):
-            part.inplace = False  # the library cannot hook before an in-place activation
-    ours = GradCAM(classifier, layer)(images(), TARGETS)
-    classifier.module.requires_grad_()  # the library fails on a frozen one
-    with TheirGradCAM(classifier.module, [classifier.module.get_submodule(layer)]) as theirs:
-        raw = theirs.forward(
-            classifier.normalise(images()), [ClassifierOutputTarget(int(target)) for target in TARGETS]
-        )
-    scaled = ours / (1e-7 + ours.amax((1, 2), keepdim=True) - ours.amin((1, 2), keepdim=True))
-    scaled = scaled - scaled.amin((1, 2), keepdim=True)
-    big = nn.functional.interpolate(scaled.unsqueeze(1), (32, 32), mode="bilinear", align_corners=False)[:, 0]
-    big = big - big.amin((1, 2), keepdim=True)
-    big = big / (1e-7 + big.amax((1, 2), keepdim=True))
-    torch.testing.assert_close(big, torch.from_numpy(raw), rtol=0, atol=1e-4)
+
+def literal_map(cam: type[GradientCAM], activations: Tensor, gradients: Tensor) -> Tensor:
+    """The map of one image from its formula, channel by channel and position by position."""
+    channels, height, width = activations.shape
+    found = torch.zeros(height, width)
+    for a, g in zip(activations, gradients, strict=True):
+        places = [(row, column) for row in range(height) for column in range(width)]
+        if cam is GradCAM:
+            weight = sum(float(g[place]) for place in places) / len(places)
+        elif cam is GradCAMPlusPlus:
+            weight, total = 0.0, sum(float(a[place]) for place in places)
+            for place in places:
+                if (slope := float(g[place])) > 0:
+                    weight += slope * slope**2 / (2 * slope**2 + slope**3 * total + 1e-6)
+        elif cam is XGradCAM:
+            weight = sum(float(g[place] * a[place]) for place in places)
+            weight /= sum(float(a[place]) for place in places) + 1e-7
+        for place in places:
+            found[place] += a[place] * (max(float(g[place]), 0) if cam is LayerCAM else weight)
+    return found.clamp(min=0)
+
+
+@pytest.mark.parametrize("cam", GRADIENT_CAMS)
+@pytest.mark.parametrize(("kind", "layer"), [("cnn", "stage2"), ("cnn", "stage2.1"), ("vit", NORM.format(1))])
+def test_literal_twin(toy_classifier: Make, cam: type[GradientCAM], kind: str, layer: str) -> None:
+    classifier = toy_classifier(kind)
+    maps = cam(classifier, layer)(images(), TARGETS)
+    found = activations_and_gradients(classifier, layer, images(), TARGETS)
+    activations, gradients = (as_map(classifier, values) for values in found)
+    for index in range(4):
+        assert_close(maps[index], literal_map(cam, activations[index], gradients[index]), 1e-4)
+
+
+@pytest.mark.parametrize("cam", GRADIENT_CAMS)
+@pytest.mark.parametrize(
+    ("kind", "layer"),
+    [  # two have negative values
+        *(("cnn", layer) for layer in ("stage1.1", "stage2", "stage3.0", "stage3")),
+        *(("vit", NORM.format(block)) for block in (0, 2)),
+    ],
+)
+def test_against_the_library(toy_classifier: Make, cam: type[GradientCAM], kind: str, layer: str) -> None:
+    import pytorch_grad_cam
+
+    classifier = without_in_place(toy_classifier(kind))
+    ours = cam(classifier, layer)(images(), TARGETS)
+    theirs = library_maps(getattr(pytorch_grad_cam, cam.__name__), classifier, layer, images(), TARGETS)
+    torch.testing.assert_close(finish(ours), theirs, rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("cnn", "stage2"), ("cnn", "stage3.0"), ("vit", NORM.format(2))])
+def test_eigencam_against_the_library(toy_classifier: Make, kind: str, layer: str) -> None:
+    """Up to the sign, which the library leaves to LAPACK."""
+    from pytorch_grad_cam.utils.svd_on_activations import get_2d_projection
+
+    classifier = toy_classifier(kind)
+    activations = layer_output(classifier, layer, images())
+    ours, theirs = EigenCAM.project(activations), torch.from_numpy(get_2d_projection(activations.numpy()))
+    assert_close(ours.abs(), theirs.abs())
+    sign = (ours * theirs).sum((1, 2), keepdim=True).sign()
+    assert_close(ours, sign * theirs)
+    assert torch.equal(EigenCAM(classifier, layer)(images(), TARGETS), ours.relu())
+
+
+def test_eigencam_has_the_sign_of_the_mean_activation() -> None:
+    activations = torch.rand(6, 5, 3, 4, generator=torch.Generator().manual_seed(0))
+    projection = EigenCAM.project(activations)
+    mean = activations.mean(1)
+    assert (projection * (mean - mean.mean((1, 2), keepdim=True))).sum((1, 2)).gt(0).all()
+    torch.testing.assert_close(projection.sum((1, 2)), torch.zeros(6), rtol=0, atol=1e-5)
+    torch.testing.assert_close(EigenCAM.project(-activations), -projection)
+    assert EigenCAM.project(torch.ones(1, 5, 3, 4)).eq(0).all()
+
+
+def test_eigencam_knows_no_target(toy_classifier: Make) -> None:
+    explainer = EigenCAM(toy_classifier(), "stage3")
+    assert torch.equal(explainer(images(), TARGETS), explainer(images(), TARGETS.flip(0)))
 
 
 @pytest.mark.parametrize("block", [0, 2])
@@ -122,15 +201,16 @@ def test_hook_is_gone_after_an_exception(toy_classifier: Make) -> None:
     assert all(not part._forward_hooks for part in classifier.module.modules())
 
 
-def test_which_layer(toy_classifier: Make) -> None:
+@pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "xgradcam", "eigencam"])
+def test_which_layer(toy_classifier: Make, method: str) -> None:
     vit, cnn = toy_classifier("vit"), toy_classifier()
     cnn.spec = replace(cnn.spec, cam_layer="")
     explainers = {
-        "asked": build_explainer(vit, MethodOptions("gradcam", cam_layer="encoder.layers.encoder_layer_1.ln")),
-        "the spec's": build_explainer(vit, MethodOptions("gradcam")),
-        "the last tap": build_explainer(cnn, MethodOptions("gradcam")),
+        "asked": build_explainer(vit, MethodOptions(method, cam_layer="encoder.layers.encoder_layer_1.ln")),
+        "the spec's": build_explainer(vit, MethodOptions(method)),
+        "the last tap": build_explainer(cnn, MethodOptions(method)),
     }
-    found = {name: explainer.layer for name, explainer in explainers.items() if isinstance(explainer, GradCAM)}
+    found = {name: explainer.layer for name, explainer in explainers.items() if isinstance(explainer, LayerExplainer)}
     assert found == {"asked": NORM.format(1), "the spec's": NORM.format(2), "the last tap": "stage3"}
 
 
@@ -163,61 +243,36 @@ def test_half_precision(toy_classifier: Make) -> None:
 # The reference numbers ---------------------------------------------------------------------------------------------
 
 
-def tiny_cnn() -> nn.Module:
-    def stage(inputs: int, outputs: int, pool: bool) -> nn.Sequential:
-        parts: list[tuple[str, nn.Module]] = [
-            ("conv", nn.Conv2d(inputs, outputs, 3, padding=1)),
-            ("bn", nn.BatchNorm2d(outputs)),
-            ("relu", nn.ReLU()),
-        ]
-        return nn.Sequential(OrderedDict([*parts, ("pool", nn.MaxPool2d(2))] if pool else parts))
-
-    return nn.Sequential(
-        OrderedDict(
-            stage1=stage(3, 8, True),
-            stage2=stage(8, 12, True),
-            stage3=stage(12, 16, False),
-            avgpool=nn.AdaptiveAvgPool2d(1),
-            flatten=nn.Flatten(),
-            fc=nn.Linear(16, 10),
-        )
-    )
+@pytest.mark.parametrize("name", CASES)
+def test_reference_activations_and_gradients(shared_dir: Path, name: str) -> None:
+    case = load_case(shared_dir, name)
+    torch.testing.assert_close(case.classifier.logits(case.images), case.logits, rtol=0, atol=1e-4)
+    found = activations_and_gradients(case.classifier, case.layer, case.images, case.targets)
+    for values, wanted in zip(found, ("activations", "gradients"), strict=True):
+        assert_close(as_map(case.classifier, values), case.expected[wanted])
 
 
-@pytest.fixture(scope="module")
-def reference(shared_dir: Path) -> dict[str, Any]:
-    return torch.load(shared_dir / "reference" / "gradcam.pt", weights_only=True)
-
-
-@pytest.mark.shared
+@pytest.mark.parametrize("name", CASES)
 @pytest.mark.parametrize(
-    ("case", "kind", "layer"),
-    [
-        ("cnn_stage3", "cnn", "stage3"),
-        ("cnn_stage2_prerelu", "cnn", "stage2.bn"),
-        ("vit_last_ln_1", "vit", "encoder.layers.encoder_layer_2.ln_1"),
-    ],
+    ("cam", "method"), [(GradCAM, "gradcam"), (GradCAMPlusPlus, "gradcampp"), (LayerCAM, "layercam")]
 )
-def test_reference_numbers(reference: dict[str, Any], case: str, kind: str, layer: str) -> None:
-    module = tiny_cnn() if kind == "cnn" else VisionTransformer(**reference["vit_config"])
-    module.load_state_dict(reference[f"{kind}_state_dict"])
-    spec = BackboneSpec(
-        name=kind,
-        build=nn.Identity,
-        preprocessing=Preprocessing(32, 32),
-        class_names=tuple(map(str, range(10))),
-        tokens=None if kind == "cnn" else TokenLayout(prefix=1, grid=(4, 4)),
-    )
-    classifier = FrozenClassifier(spec, module, [layer])
-    given = reference["input"] * classifier.std + classifier.mean  # the stored input is normalised
-    targets = reference[f"{kind}_targets"]
-    torch.testing.assert_close(classifier.logits(given), reference[f"{kind}_logits"], rtol=0, atol=1e-4)
-    expected = reference["results"][case]
-    activations, gradients = activations_and_gradients(classifier, layer, given, targets)
-    if kind == "vit":
-        activations, gradients = (spec.tokens.to_map(values) for values in (activations, gradients))  # type: ignore[union-attr]
-    for found, wanted in ((activations, expected["activations"]), (gradients, expected["gradients"])):
-        torch.testing.assert_close(found, wanted, rtol=0, atol=1e-5 * float(wanted.abs().max()))
-    raw = expected["gradcam"]["raw"].clamp(min=0)
-    maps = GradCAM(classifier, layer).explain(given, targets)  # unchecked: the stored images leave [0, 1] a little
-    torch.testing.assert_close(maps, raw, rtol=0, atol=1e-5 * float(raw.abs().max()))
+def test_reference_numbers(shared_dir: Path, name: str, cam: type[GradientCAM], method: str) -> None:
+    case = load_case(shared_dir, name)
+    expected = case.expected[method]
+    found = activations_and_gradients(case.classifier, case.layer, case.images, case.targets)
+    activations, gradients = (as_map(case.classifier, values) for values in found)
+    explainer = cam(case.classifier, case.layer)
+    assert_close(explainer.combine(activations, gradients), expected["raw"])
+    maps = explainer.explain(case.images, case.targets)
+    assert_close(maps, expected["raw"].relu())
+    torch.testing.assert_close(finish(maps), expected["final"], rtol=0, atol=1e-4)
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_reference_eigencam(shared_dir: Path, name: str) -> None:
+    case = load_case(shared_dir, name)
+    raw, final = case.expected["eigencam"]["raw"], case.expected["eigencam"]["final"]
+    found = EigenCAM.project(layer_output(case.classifier, case.layer, case.images))
+    sign = (found * raw).sum((1, 2), keepdim=True).sign()
+    assert_close(sign * found, raw)
+    torch.testing.assert_close(finish(sign * found), final, rtol=0, atol=1e-4)

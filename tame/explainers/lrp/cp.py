@@ -1,0 +1,88 @@
+"""CP-LRP: gradient times input of a forward pass in which attention, norms and activations act as constants."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+
+from tame.backbones import FrozenClassifier
+from tame.explainers.base import EXPLAINERS, CheckedExplainer
+from tame.explainers.lrp.adapters import open_transformer
+from tame.explainers.lrp.blocks import ForwardRules, exact_graph
+from tame.options import MethodOptions
+
+
+def norm_with_constant_deviation(norm: nn.LayerNorm, values: Tensor) -> Tensor:
+    """Return the LayerNorm of ``values`` (..., D), its standard deviation a constant for the gradient."""
+    centred = values - values.mean(-1, keepdim=True)
+    deviation = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach()
+    scaled = centred / deviation
+    if norm.weight is not None:
+        scaled = scaled * norm.weight
+    return scaled if norm.bias is None else scaled + norm.bias
+
+
+def activation_as_gain(activation: nn.Module, values: Tensor) -> Tensor:
+    """Return ``u * (f(u) / (u + 1e-10))`` for ``values`` u, the gain in brackets a constant for the gradient."""
+    return values * (activation(values) / (values + 1e-10)).detach()
+
+
+CP_LRP = ForwardRules(
+    norm=norm_with_constant_deviation,
+    activation=activation_as_gain,
+    scores=torch.Tensor.detach,  # relevance flows through the values only
+)
+
+
+class CPLRP(CheckedExplainer):
+    """CP-LRP: what each pixel contributes to the logit when the network is frozen into a linear one.
+
+    ``map = ReLU(sum_c x_c * d logit_t / dx_c)``, x the normalised image and the derivative that of a network with
+    the same values in which attention, standard deviations of norms and gains f(u) / u of activations are
+    constants. The sum over channels is signed; negative evidence is cut off after it unless ``signed``.
+    Maps have the size of the image, (B, H, W), and are noisy.
+
+    Costs a forward and a backward pass.
+
+    Args:
+        classifier: The classifier to explain, a transformer with a class token.
+        signed: Keep negative evidence.
+
+    Raises:
+        InputError: If the classifier is no such transformer.
+
+    Source: Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", ICML 2022;
+    as the baseline in Achtibat et al., "AttnLRP", ICML 2024, whose gain for activations is used.
+
+    Example:
+        >>> from torchvision.models import VisionTransformer
+        >>> from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+        >>> layout = TokenLayout(prefix=1, grid=(2, 2))
+        >>> spec = BackboneSpec("toy", VisionTransformer, Preprocessing(8, 8), ("cat", "dog"), tokens=layout)
+        >>> net = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=4, mlp_dim=8, num_classes=2)
+        >>> explainer = CPLRP(FrozenClassifier(spec, net, layers=["encoder.ln"]))
+        >>> explainer(torch.rand(3, 3, 8, 8), torch.tensor([0, 1, 0])).shape
+        torch.Size([3, 8, 8])
+    """
+
+    def __init__(self, classifier: FrozenClassifier, signed: bool = False) -> None:
+        super().__init__(classifier)
+        self.transformer = open_transformer(classifier)
+        self.signed = signed
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the maps (B, H, W) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
+        with exact_graph(images.device):
+            inputs = self.classifier.normalise(images.detach().clone()).requires_grad_()
+            seen = self.transformer.run(self.transformer.embed(inputs), CP_LRP)
+            # images do not influence one another, so the gradient of the sum holds each image's own gradient
+            total = seen.logits.gather(1, targets.clone().unsqueeze(1)).sum()
+            (gradient,) = torch.autograd.grad(total, inputs)
+            maps = (inputs.detach() * gradient).sum(1)
+        return maps if self.signed else maps.relu()
+
+
+@EXPLAINERS.register("cp_lrp")
+def _cp_lrp(classifier: FrozenClassifier, options: MethodOptions) -> CPLRP:
+    """CP-LRP without negative evidence."""
+    return CPLRP(classifier)

@@ -1,0 +1,150 @@
+"""Class activation maps from perturbed forward passes: one per channel of a layer, no gradient."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from tame.backbones import FrozenClassifier
+from tame.backbones.gradients import as_map
+from tame.checks import InputError
+from tame.explainers.base import EXPLAINERS
+from tame.explainers.cams import LayerExplainer, at_cam_layer, layer_output, weighted_sum
+from tame.explainers.partial import cut_at
+
+CPU_ROWS, DEVICE_ROWS = 16, 128
+"""Rows, each one image with one channel, per pass through the classifier: more are slower on a CPU."""
+
+
+class PerturbationCAM(LayerExplainer):
+    """The channels of a layer, weighted by what the classifier says when one of them is perturbed.
+
+    All pairs of an image and a channel are stacked into full batches; the maps do not depend on their size (up to
+    float32's rounding in the classifier).
+
+    Args:
+        classifier: The classifier to explain.
+        layer: Module whose output is A.
+        batch_size: Rows per pass through the classifier; None for `CPU_ROWS` or `DEVICE_ROWS`.
+
+    Raises:
+        InputError: If the layer does not exist or gives no feature map, or for a batch size below 1.
+    """
+
+    def __init__(self, classifier: FrozenClassifier, layer: str, batch_size: int | None = None) -> None:
+        super().__init__(classifier, layer)
+        if batch_size is None:
+            batch_size = CPU_ROWS if classifier.mean.device.type == "cpu" else DEVICE_ROWS
+        if batch_size < 1:
+            raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
+        self.batch_size = batch_size
+
+    def pairs(self, images: Tensor, channels: int) -> Iterator[tuple[Tensor, Tensor]]:
+        """Yield the indices of image and channel of each batch of rows, all channels of the first image first."""
+        for rows in torch.arange(len(images) * channels, device=images.device).split(self.batch_size):
+            yield rows // channels, rows % channels
+
+
+class ScoreCAM(PerturbationCAM):
+    """Score-CAM: the channels of a layer, weighted by the target's score on the image masked with each of them.
+
+    ``w = softmax_c(logit_t(x * s(up(A_c))))``, ``map = ReLU(sum_c w_c A_c)``, with x the *normalised* image
+    (masking "vit": what is removed takes the dataset's mean, whatever the classifier's own masking), up the bilinear
+    resize to the image and ``s(u) = (u - min u) / (max u - min u + 1e-8)``. A flat channel masks all of the image.
+
+    As in the library `grad-cam`: the resize has ``align_corners=True``, unlike every other one here, and the softmax
+    is over plain logits (the paper first subtracts the logit of a baseline image, which changes no weight). The
+    library scales the rounding errors of a flat channel up to a mask; here it stays flat.
+
+    Costs C + 1 forward passes per image, with C the channels of the layer.
+
+    Source: Wang et al., "Score-CAM", CVPR-W 2020, Algorithm 1.
+    """
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
+        activations = layer_output(self.classifier, self.layer, images)
+        return weighted_sum(self.weights(images, targets, activations), activations).relu()
+
+    def weights(self, images: Tensor, targets: Tensor, activations: Tensor) -> Tensor:
+        """Return the weights (B, C) of the channels of ``activations`` (B, C, h, w): they sum to 1."""
+        with torch.no_grad():
+            inputs = self.classifier.normalise(images)
+            scores = []
+            for image, channel in self.pairs(images, activations.shape[1]):
+                masks = self._masks(activations[image, channel], (images.shape[-2], images.shape[-1]))
+                logits = self.classifier.module(inputs[image] * masks)
+                scores.append(logits.float().gather(1, targets[image].unsqueeze(1)).squeeze(1))
+            return torch.cat(scores).view(activations.shape[:2]).softmax(1)
+
+    @staticmethod
+    def _masks(channels: Tensor, size: tuple[int, int]) -> Tensor:
+        """Return masks (R, 1, H, W) in [0, 1] of channels (R, h, w)."""
+        flat = channels.amax((1, 2)) == channels.amin((1, 2))
+        masks = F.interpolate(channels.unsqueeze(1), size, mode="bilinear", align_corners=True)
+        low, high = masks.amin((2, 3), keepdim=True), masks.amax((2, 3), keepdim=True)
+        return (masks - low) / (high - low + 1e-8).masked_fill(flat.view(-1, 1, 1, 1), torch.inf)
+
+
+class AblationCAM(PerturbationCAM):
+    """Ablation-CAM: the channels of a layer, weighted by the share of the target's logit that is lost without them.
+
+    ``w_c = (y - y_c) / y``, ``map = ReLU(sum_c w_c A_c)``, with y the target's logit and y_c the same after channel c
+    is set to one value at all positions (prefix tokens too). As in the library `grad-cam` that value is 0, the
+    paper's, where the smallest value of A is exactly 0 (behind a ReLU), else ``min A - 1e7``, which stands for
+    "never active": harmless before a ReLU, drastic before a norm or attention. A negative y flips all signs, as
+    published; where y is exactly 0 the loss itself is the weight. The library lowers the value from row to row of
+    its inner batch (it takes the minimum anew); here it is the same for all channels, as in the library's batch of 1.
+
+    Only what lies behind the layer is computed for each channel, see `cut_at`: one pass up to the layer, and C + 1
+    passes from there, with C the channels of the layer.
+
+    Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, Sec. 3.
+    """
+
+    def __init__(self, classifier: FrozenClassifier, layer: str, batch_size: int | None = None) -> None:
+        super().__init__(classifier, layer, batch_size)
+        self.halves = cut_at(classifier, self.layer)
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
+        values = self.halves.before(images)
+        activations = as_map(self.classifier, values[0]).float()
+        return weighted_sum(self.weights(values, targets), activations).relu()
+
+    def weights(self, values: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Return the weights (B, C) of the channels.
+
+        Args:
+            values: What `Halves.before` gives: A, maps (B, C, h, w) or tokens (B, n, C), and what else is needed.
+            targets: Class of each image, (B,).
+        """
+        output = values[0]
+        axis = 1 if output.ndim == 4 else 2
+        low = output.flatten(1).amin(1)
+        off = torch.where(low == 0, 0, low - 1e7).view(-1, *[1] * (output.ndim - 2))  # (B, 1, 1) or (B, 1)
+        whole = self._scores(_rows(values, torch.arange(len(output), device=output.device)), targets)
+        without = []
+        for image, channel in self.pairs(output, output.shape[axis]):
+            copies = _rows(values, image)
+            places = copies[0].movedim(axis, 1)  # a view: (R, C, h, w) or (R, C, n)
+            places[torch.arange(len(image), device=image.device), channel] = off[image]
+            without.append(self._scores(copies, targets[image]))
+        lost = whole.unsqueeze(1) - torch.cat(without).view(len(output), -1)  # (B, C)
+        return lost / torch.where(whole == 0, 1, whole).unsqueeze(1)
+
+    def _scores(self, values: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+        """Return the targets' logits (R,), of values with R rows."""
+        return self.halves.behind(*values).float().gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
+def _rows(values: tuple[Tensor, ...], image: Tensor) -> tuple[Tensor, ...]:
+    """Return copies of the rows ``image`` (R,) of every value."""
+    return tuple(value[image] for value in values)  # lies in memory as before, unlike after index_select
+
+
+for _name, _build in (("ablationcam", AblationCAM), ("scorecam", ScoreCAM)):
+    EXPLAINERS.register(_name)(at_cam_layer(_build))
