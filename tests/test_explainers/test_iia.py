@@ -23,7 +23,7 @@ from tame.options import MethodOptions
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0, 3])
-PARTS = {"stage1": 3, "stage2.1": 5, "stage2": 6, "stage3": 9}  # up to the layer's end; 2.1 has negative values
+PARTS = {"stage1": 3, "stage2.0": 4, "stage2": 6, "stage3": 9}  # up to the layer's end; 2.0 has negative values
 
 
 def images(batch: int = 5, height: int = 32, width: int = 32) -> Tensor:
@@ -107,6 +107,18 @@ def test_batch_size_does_not_matter(toy_classifier: Make, kind: str, method: str
             assert_close(other, maps[0])
 
 
+@pytest.mark.parametrize("layer", ["stage2", "stage2.0"])
+@pytest.mark.parametrize("method", ["iia", "iia_released"])
+def test_half_precision(toy_classifier: Make, method: str, layer: str) -> None:
+    """Under autocast the map of a CNN is still float32 and about the same."""
+    explainer = build_explainer(toy_classifier(), MethodOptions(method, cam_layer=layer))
+    exact = explainer(images(), TARGETS)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        rough = explainer(images(), TARGETS)
+    assert rough.dtype == torch.float32
+    assert_close(rough, exact, 0.05)
+
+
 @pytest.mark.parametrize("method", ["iia", "iia_released"])
 def test_other_sizes(toy_classifier: Make, method: str) -> None:
     explainer = build_explainer(toy_classifier(), MethodOptions(method))
@@ -177,7 +189,7 @@ class TestBehind:
     def test_each_step_has_its_own_bypass(self, batch_size: int) -> None:
         torch.manual_seed(0)
         spec = BackboneSpec("residual", nn.Identity, Preprocessing(8, 8), class_names=("a", "b", "c"))
-        net, given, targets = Block("cat"), images(2, 8, 8), [0, 2]
+        net, given, targets = Block("multiply"), images(2, 8, 8), [0, 2]
         classifier = FrozenClassifier(spec, net, ["branch"])
         found = RepairedIIA(classifier, "branch", number=2, batch_size=batch_size)(given, torch.tensor(targets))
         for index, target in enumerate(targets):
@@ -187,7 +199,7 @@ class TestBehind:
             for skip, values in zip(skips, way, strict=True):
 
                 def behind(branch: Tensor, skip: Tensor = skip) -> Tensor:
-                    return net.head(torch.cat([skip, branch.relu()], 1).square().mean((2, 3)))
+                    return net.head((skip * branch.relu().sigmoid()).square().mean((2, 3)))
 
                 for j in range(3):
                     point = low + j / 2 * (values - low)

@@ -127,5 +127,6 @@ class RepairedIIA(ReleasedIIA):
         return torch.stack(parts).sum(0)
 
     def _outputs(self, images: Tensor) -> Tensor:
+        """Return the layer's output, in float32 at least: the steps of the way are small."""
         (output,) = hooked_outputs(self.classifier.module, (self.layer,), self.classifier.normalise(images))
-        return output
+        return output.to(torch.promote_types(output.dtype, torch.float32))
