@@ -17,7 +17,7 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tame import __version__
 from tame.checks import InputError
-from tame.options import EvaluateOptions, ExplainOptions, ListOptions, TableOptions, TrainOptions
+from tame.options import CompareOptions, EvaluateOptions, ExplainOptions, ListOptions, TableOptions, TrainOptions
 
 if TYPE_CHECKING:
     from tame.evaluation import Summary
@@ -67,7 +67,7 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
     parser.add_argument(
         "--config", action="config", help="YAML or JSON file of options; training saves its own as config.json."
     )
-    special = {command.positional, command.repeatable} - {""}
+    special = {command.positional, command.repeatable, *command.hidden} - {""}
     words = _argument_help(command.options)
     if command.positional:
         parser.add_argument(command.positional, nargs="*", type=str, default=SUPPRESS, help=words[command.positional])
@@ -78,7 +78,8 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
         arguments += [f"{option}={json.dumps(values)}"] if values else []
     parser.add_class_arguments(command.options, skip=special, as_group=False)
     if defaults is not None:
-        parser.set_defaults({field.name: getattr(defaults, field.name) for field in fields(defaults)})
+        names = [field.name for field in fields(defaults) if field.name not in command.hidden]
+        parser.set_defaults({name: getattr(defaults, name) for name in names})
     configs, arguments = _take(arguments, "--config")  # read first: what the command line says is stronger
     parsed: Namespace = parser.parse_args([*(f"--config={file}" for file in configs), *_with_underscores(arguments)])
     return command.options(
@@ -111,30 +112,35 @@ def _take(arguments: Sequence[str], option: str) -> tuple[list[str], list[str]]:
 
 
 def _explain(options: ExplainOptions) -> int:
-    from tame.explainers.setup import set_up
-    from tame.explanation import bundled_photographs, collect_images, explain_files
+    from tame.explanation import bundled_photographs, collect_images, compare_files
+    from tame.explanation.setup import set_up_methods
 
     if options.top < 1:
         raise InputError(f"expected --top of at least 1, got {options.top}")
     files = collect_images(options.images) if options.images else bundled_photographs()
-    setup = set_up(options, options)
-    targets = [setup.classifier.spec.resolve_target(target) for target in options.target]
+    methods = set_up_methods(options)
+    targets = [methods[0].classifier.spec.resolve_target(target) for target in options.target]
     out = Path(options.out)
-    report = explain_files(
+    report = compare_files(
         files,
-        setup.explainer,
-        setup.classifier,
+        methods,
         targets=targets or None,
         top=options.top,
-        method=options.method,
-        preset=options.preset,
         out=out,
         batch_size=options.batch_size,
         num_workers=options.num_workers,
     )
-    for entry in report.entries:
-        print(f"{entry['file']}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %")
-    print(f"{len(report.entries)} explanations: overlays, maps and manifest.json are in {out}")
+    by = " ({backbone})" if len(options.backbones()) > 1 else ""
+    lines = [
+        f"{entry['file']}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %"
+        + by.format_map(entry)
+        for entry in report.entries
+    ]
+    for line in dict.fromkeys(lines):  # several methods explain the same classes
+        print(line)
+    grids = list(dict.fromkeys(entry["grid"] for entry in report.entries if "grid" in entry))
+    files_written = ", ".join(["overlays", "maps", *(grids if len(grids) < 4 else [f"{len(grids)} grids"])])
+    print(f"{len(report.entries)} explanations: {files_written} and manifest.json are in {out}")
     return 1 if report.failures else 0
 
 
@@ -165,6 +171,16 @@ def _spent(summary: Summary) -> str:
     parts = [f"{name} accuracy {value:.2f} %" for name, value in summary.accuracy.items()]
     seconds = (f"{summary.cost[f'seconds_{name}']:.3g} to {name}" for name in ("explain", "perturb", "classify"))
     return "; ".join([*parts, f"seconds per image: {', '.join(seconds)}"])
+
+
+def _compare(options: CompareOptions) -> int:
+    from tame.evaluation.compare import run_comparison
+
+    finished = run_comparison(options)
+    if finished.speaks:
+        print((finished.folder / "table.md").read_text(encoding="utf-8"))
+        print(f"Tables, curves and the runs are in {finished.folder}")
+    return 0
 
 
 def _table(options: TableOptions) -> int:
@@ -219,12 +235,14 @@ class Command:
     run: Callable[[Any], int]
     positional: str = ""
     repeatable: str = ""
+    hidden: tuple[str, ...] = ()
 
 
 COMMANDS = {
     "explain": Command("Explain photographs.", ExplainOptions, _explain, "images", "target"),
     "train": Command("Train an attention mechanism.", TrainOptions, _train),
     "evaluate": Command("Measure an explanation method.", EvaluateOptions, _evaluate),
+    "compare": Command("Measure several methods.", CompareOptions, _compare, hidden=("method", "maps")),
     "table": Command("Compare finished evaluations.", TableOptions, _table, "runs"),
     "list": Command("List what can be named.", ListOptions, _list, "kinds"),
 }

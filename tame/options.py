@@ -173,10 +173,33 @@ def _chosen(option: str, text: str, known: Any) -> tuple[Any, ...]:
 
 
 @dataclass
+class CompareOptions(EvaluateOptions):
+    """Measure several explanation methods on one classifier, and put them beside each other.
+
+    Args:
+        methods: Methods separated by commas, see `tame list methods`; ttame@FOLDER names a checkpoint.
+        reference: Method to compare the others with, by paired bootstrap; empty: ttame, if it is among them.
+        report: Folder for report.html, one page with tables, curves and explanations to look at; empty: none.
+        report_images: Images to look at on that page.
+        out: Folder of the results, one folder per method in it; empty: comparisons/BACKBONE.
+    """
+
+    methods: str = "ttame,gradcam,gradcam++,scorecam,ablationcam,rise,iia,centre,random,all_ones,fake_cam"
+    reference: str = ""
+    report: str = ""
+    report_images: int = 12
+
+
+@dataclass
 class ExplainOptions(MethodOptions, CommonOptions):
     """Explain photographs.
 
     Args:
+        backbone: Classifiers separated by commas, see `tame list backbones`; several are compared.
+        method: Explanation methods separated by commas, see `tame list methods`; several are compared in grids, and
+            each writes to a folder of its own.
+        checkpoint: Trained attention mechanism, a folder or file; several backbones: one of each, separated by commas;
+            empty: the one shipped for the backbone.
         images: Image files or folders of images; none: two bundled photographs.
         target: Classes to explain, indices or names; empty: the best ones.
         top: Explain this many of the best classes, side by side.
@@ -189,6 +212,24 @@ class ExplainOptions(MethodOptions, CommonOptions):
     top: int = 1
     batch_size: int = 8
     out: str = "explanations"
+
+    def backbones(self) -> tuple[str, ...]:
+        """Return the asked backbones."""
+        return _different("--backbone", self.backbone)
+
+    def methods(self) -> tuple[str, ...]:
+        """Return the asked methods."""
+        return _different("--method", self.method)
+
+
+def _different(option: str, text: str) -> tuple[str, ...]:
+    """Return the names in ``text``, each once."""
+    from tame.checks import InputError
+
+    names = tuple(name.strip() for name in text.split(",") if name.strip())
+    if not names or len(set(names)) < len(names):
+        raise InputError(f"expected {option} of different names, separated by commas, got {text!r}")
+    return names
 
 
 @dataclass

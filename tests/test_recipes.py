@@ -7,7 +7,8 @@ from pathlib import Path
 import pytest
 
 from tame.cli import run_command
-from tame.options import ExplainOptions, TrainOptions
+from tame.explainers import EXPLAINERS
+from tame.options import CompareOptions, ExplainOptions, TrainOptions
 from tame.presets import PRESETS
 
 SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "pl_scripts").glob("*.py"))
@@ -23,7 +24,7 @@ def load(path):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_every_recipe_parses_the_options_of_its_command(path, capsys):
     recipe = load(path).RECIPE
-    name = "train" if isinstance(recipe, TrainOptions) else "explain"
+    name = {TrainOptions: "train", ExplainOptions: "explain", CompareOptions: "compare"}[type(recipe)]
     with pytest.raises(SystemExit) as error:
         run_command(name, ["--help"], recipe)
     assert error.value.code == 0
@@ -66,3 +67,21 @@ def test_the_command_line_overrides_a_recipe(monkeypatch):
 @pytest.mark.parametrize("path", SCRIPTS, ids=lambda path: path.stem)
 def test_every_recipe_says_how_it_is_run(path):
     assert f"python pl_scripts/{path.name} " in load(path).__doc__
+
+
+@pytest.mark.parametrize(
+    ("script", "backbone", "rise_masks"),
+    [
+        ("vgg16_comparisons", "vgg16", 4000),
+        ("resnet50_comparisons", "resnet50", 8000),
+        ("vit_b_16_comparisons", "vit_b_16", 8000),
+    ],
+)
+def test_comparisons_measure_the_published_methods(script, backbone, rise_masks):
+    recipe = load(next(path for path in SCRIPTS if path.stem == script)).RECIPE
+    assert isinstance(recipe, CompareOptions)
+    assert (recipe.backbone, recipe.preset, recipe.metrics) == (backbone, "released", "ad-ic,road")
+    assert recipe.rise_masks == rise_masks
+    names = [method.partition("@")[0] for method in recipe.methods.split(",")]
+    assert all(name in EXPLAINERS for name in names)
+    assert {"gradcam", "gradcam++", "scorecam", "ablationcam", "rise", "iia_released", "ttame"} <= set(names)

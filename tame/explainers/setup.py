@@ -37,23 +37,33 @@ def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
 
 
 def load_classifier(common: CommonOptions, method: MethodOptions) -> FrozenClassifier:
-    """Load the backbone; its layers are those asked for, else those of the checkpoint in use, else the preset's.
+    """Load the backbone with the layers of `layers_for`.
 
     Raises:
         InputError: For a backbone, weights or layers that cannot be used.
     """
-    layers: str | list[str] = common.layers or PRESETS.get(common.preset).layers
-    checkpoint = _checkpoint(common, method)
-    if checkpoint and not common.layers:
-        metadata = read_metadata(checkpoint)
-        if metadata["backbone"] != common.backbone:  # its layers would not be found, which says less
-            raise InputError(
-                f"the checkpoint {checkpoint} was trained for backbone {metadata['backbone']}, not {common.backbone}"
-            )
-        layers = metadata["layers"]
+    layers = layers_for(common, method)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(common.seed)  # random weights are the same in all processes, and when a run continues
         return load_backbone(common.backbone, common.weights, layers)
+
+
+def layers_for(common: CommonOptions, method: MethodOptions) -> str | list[str]:
+    """Return the layers asked for, else those of the checkpoint in use, else the preset's tap set.
+
+    Raises:
+        InputError: For a checkpoint of another backbone.
+    """
+    checkpoint = _checkpoint(common, method)
+    if common.layers or not checkpoint:
+        return common.layers or PRESETS.get(common.preset).layers
+    metadata = read_metadata(checkpoint)
+    if metadata["backbone"] != common.backbone:  # its layers would not be found, which says less
+        raise InputError(
+            f"the checkpoint {checkpoint} was trained for backbone {metadata['backbone']}, not {common.backbone}"
+        )
+    layers: list[str] = metadata["layers"]
+    return layers
 
 
 def provenance_of(common: CommonOptions, method: MethodOptions) -> dict[str, Any]:
@@ -63,7 +73,7 @@ def provenance_of(common: CommonOptions, method: MethodOptions) -> dict[str, Any
         provenance |= {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_hash(checkpoint)}
     if method.cam_layer:
         provenance |= {"cam_layer": method.cam_layer}
-    if method.rise_masks:
+    if method.rise_masks and method.method == "rise":
         provenance |= {"rise_masks": method.rise_masks}
     return provenance
 
