@@ -6,13 +6,13 @@ import torch
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
-from tame.checkpoint import load_attention, shipped_checkpoint
+from tame.checkpoint import load_attention, read_metadata, shipped_checkpoint
 from tame.checks import InputError
 from tame.explainers.base import EXPLAINERS, CheckedExplainer
 from tame.model import ExplainedClassifier
 from tame.options import MethodOptions
 
-LEARNED = ("ttame",)
+LEARNED = ("lcam_img", "ttame")
 """Methods that need a checkpoint."""
 
 
@@ -46,4 +46,19 @@ def _ttame(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExpla
             "--data FOLDER --out RUN` (--epochs 0 only initialises it) and give it as --checkpoint RUN"
         )
     attention = load_attention(path, classifier).to(classifier.mean.device)
+    return LearnedExplainer(ExplainedClassifier(classifier, attention))
+
+
+@EXPLAINERS.register("lcam_img")
+def _lcam_img(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
+    """L-CAM-Img with the checkpoint ``options.checkpoint`` (Gkartzonika et al., ECCV Workshops 2022)."""
+    if not options.checkpoint:
+        raise InputError(
+            f"expected --checkpoint of an L-CAM of {classifier.spec.name}, got none: train one with "
+            f"`tame train --backbone {classifier.spec.name} --attention lcam --layers LAYER --data FOLDER --out RUN`"
+        )
+    kind = read_metadata(options.checkpoint)["attention"]
+    if kind != "lcam":
+        raise InputError(f"expected a checkpoint of lcam for lcam_img, got one of {kind} in {options.checkpoint}")
+    attention = load_attention(options.checkpoint, classifier).to(classifier.mean.device)
     return LearnedExplainer(ExplainedClassifier(classifier, attention))

@@ -80,4 +80,6 @@ def provenance_of(common: CommonOptions, method: MethodOptions) -> dict[str, Any
 
 def _checkpoint(common: CommonOptions, method: MethodOptions) -> str | Path | None:
     """Return the checkpoint that the method uses, if it uses any."""
-    return (method.checkpoint or shipped_checkpoint(common.backbone)) if method.method in LEARNED else None
+    if method.method not in LEARNED:
+        return None
+    return method.checkpoint or (shipped_checkpoint(common.backbone) if method.method == "ttame" else None)

@@ -1,0 +1,55 @@
+"""Methods that need a checkpoint."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from tame.attention import build_attention
+from tame.backbones import FrozenClassifier
+from tame.checkpoint import save_attention
+from tame.checks import InputError
+from tame.explainers import build_explainer
+from tame.explainers.learned import LEARNED
+from tame.model import ExplainedClassifier
+from tame.options import MethodOptions
+
+Make = Callable[..., FrozenClassifier]
+KIND = {"ttame": "ttame", "lcam_img": "lcam"}
+TARGETS = torch.tensor([0, 1, 2, 3])
+
+
+def saved(classifier: FrozenClassifier, kind: str, folder: Path) -> ExplainedClassifier:
+    attention = build_attention(kind, classifier.channels, 5).eval()
+    model = ExplainedClassifier(classifier, attention)
+    save_attention(folder, model, {"attention": kind, "output_size": "largest"})
+    return model
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_maps_are_those_of_the_saved_mechanism(
+    method: str, toy_classifier: Make, toy_images: Tensor, tmp_path: Path
+) -> None:
+    classifier = toy_classifier(layers=["stage3"])
+    model = saved(classifier, KIND[method], tmp_path)
+    explainer = build_explainer(classifier, MethodOptions(method, checkpoint=str(tmp_path)))
+    with torch.no_grad():
+        expected = model.attention(classifier(toy_images).features)[torch.arange(4), TARGETS]  # all classes, literally
+    torch.testing.assert_close(explainer(toy_images, TARGETS), expected, rtol=0, atol=1e-5)
+
+
+@pytest.mark.parametrize("method", LEARNED)
+def test_no_checkpoint_says_how_to_make_one(method: str, toy_classifier: Make) -> None:
+    with pytest.raises(InputError, match="tame train --backbone toy_cnn"):
+        build_explainer(toy_classifier(layers=["stage3"]), MethodOptions(method))
+
+
+def test_lcam_refuses_another_mechanism(toy_classifier: Make, tmp_path: Path) -> None:
+    classifier = toy_classifier(layers=["stage3"])
+    saved(classifier, "ttame", tmp_path)
+    with pytest.raises(InputError, match="expected a checkpoint of lcam for lcam_img, got one of ttame"):
+        build_explainer(classifier, MethodOptions("lcam_img", checkpoint=str(tmp_path)))
