@@ -196,8 +196,8 @@ class ExplainOptions(MethodOptions, CommonOptions):
 
     Args:
         backbone: Classifiers separated by commas, see `tame list backbones`; several are compared.
-        method: Explanation methods separated by commas, see `tame list methods`; several are compared in grids, and
-            each writes to a folder of its own.
+        method: Explanation methods separated by commas, see `tame list methods`; ttame@FOLDER names a checkpoint.
+            Several are compared in grids, and each writes to a folder of its own.
         checkpoint: Trained attention mechanism, a folder or file; several backbones: one of each, separated by commas;
             empty: the one shipped for the backbone.
         images: Image files or folders of images; none: two bundled photographs.

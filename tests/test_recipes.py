@@ -53,6 +53,13 @@ def test_masks_are_printed_of_the_three_best_classes():
     assert recipe.top == 3
 
 
+def test_masks_of_other_methods_are_printed_beside_t_tames():
+    recipe = load(next(path for path in SCRIPTS if path.stem == "other_methods_print_mask")).RECIPE
+    assert recipe.methods() == ("gradcam", "gradcam++", "scorecam", "ablationcam", "rise", "iia", "ttame")
+    assert recipe.top == 1
+    assert set(recipe.methods()) <= set(EXPLAINERS)
+
+
 def test_the_command_line_overrides_a_recipe(monkeypatch):
     seen = []
     recipe = load(next(path for path in SCRIPTS if path.stem == "vgg16_TAME")).RECIPE

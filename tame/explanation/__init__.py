@@ -1,15 +1,27 @@
-"""Explain photographs: one from Python, many from files, with overlays, maps and a manifest."""
+"""Explain photographs: one from Python, many from files, by one method or several, with overlays, maps and grids."""
 
-from tame.explanation.files import ExplainReport, Failure, bundled_photographs, collect_images, explain_files
-from tame.explanation.one import explain
+from tame.explanation.files import (
+    ExplainReport,
+    Failure,
+    bundled_photographs,
+    collect_images,
+    compare_files,
+    explain_files,
+)
+from tame.explanation.grids import class_grid, image_grid
+from tame.explanation.one import Method, explain
 from tame.explanation.result import Explanation
 
 __all__ = [
     "ExplainReport",
     "Explanation",
     "Failure",
+    "Method",
     "bundled_photographs",
+    "class_grid",
     "collect_images",
+    "compare_files",
     "explain",
     "explain_files",
+    "image_grid",
 ]

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from importlib.resources import files as package_files
+from itertools import chain
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +17,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it ships no type informa
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
 from tame.data import Crop, load_image, walk_images
+from tame.explanation.grids import Grids, row_names
 from tame.explanation.one import Method, Seen, explain_batch, see
 from tame.explanation.result import write_image
 from tame.files import replacing
@@ -39,24 +42,25 @@ class ExplainReport(NamedTuple):
     failures: list[Failure]
 
 
-class _Photographs(Dataset["Seen | Failure"]):
-    """Files as classifiers see them; an unreadable one is a `Failure`, so that the others go on."""
+class _Photographs(Dataset["list[Seen] | Failure"]):
+    """Files as each of several classifiers sees them; an unreadable one is a `Failure`, so that the others go on."""
 
-    def __init__(self, files: Sequence[Path], crop: Crop) -> None:
+    def __init__(self, files: Sequence[Path], crops: Sequence[Crop]) -> None:
         self.files = files
-        self.crop = crop
+        self.crops = crops
 
     def __len__(self) -> int:
         return len(self.files)
 
-    def __getitem__(self, index: int) -> Seen | Failure:
+    def __getitem__(self, index: int) -> list[Seen] | Failure:
         file = self.files[index]
         try:
-            seen = see(load_image(file), self.crop, str(file))
+            photo = load_image(file)
+            views = {crop: see(photo, crop, str(file)) for crop in dict.fromkeys(self.crops)}
         except InputError as error:
             return Failure(str(file), str(error))
-        seen.photo.thumbnail((_DISPLAY, _DISPLAY))
-        return seen
+        photo.thumbnail((_DISPLAY, _DISPLAY))  # the views show the same photograph
+        return [views[crop] for crop in self.crops]
 
 
 def collect_images(paths: Iterable[str | Path]) -> list[Path]:
@@ -117,30 +121,96 @@ def explain_files(
     Raises:
         InputError: For no files, an unknown class, numbers out of range, or a folder that cannot be written to.
     """
-    by = Method(classifier, explainer, method, preset)
+    return compare_files(
+        files,
+        [Method(classifier, explainer, method, preset)],
+        out=out,
+        targets=targets,
+        top=top,
+        batch_size=batch_size,
+        num_workers=num_workers,
+        progress=progress,
+    )
+
+
+def compare_files(
+    files: Sequence[str | Path],
+    methods: Sequence[Method],
+    *,
+    out: str | Path,
+    targets: Sequence[int] | None = None,
+    top: int = 1,
+    batch_size: int = 8,
+    num_workers: int = 0,
+    progress: bool = True,
+) -> ExplainReport:
+    """Explain the same classes of image files by several methods or classifiers, and draw them in grids.
+
+    One method writes what `explain_files` does. Several write the same files into a folder each, named by method, by
+    backbone, or BACKBONE/METHOD where both differ; one ``manifest.json`` for all; and grids with a row per method:
+    with one class per image ``grid.png``, a column per image (`image_grid`), else ``NAME.grid.png`` of every image, a
+    column per class (`class_grid`). More than six columns become pages, ``grid-1.png`` and so on. A manifest entry
+    names its ``grid``.
+
+    Args:
+        files: Image files.
+        methods: What explains; where backbones differ, their classes may not.
+        out: Folder that is written to.
+        targets: Classes to explain on every image; None: those that the first method's classifier finds best.
+        top: How many of the best ones.
+        batch_size: Images per batch.
+        num_workers: Processes that read images; 0 reads in the main process.
+        progress: Show a progress bar.
+
+    Raises:
+        InputError: For no files, no methods or two of one name, classifiers of different classes, an unknown class,
+            numbers out of range, or a folder that cannot be written to.
+    """
     paths, out = [Path(file) for file in files], Path(out)
-    _check_request(paths, classifier, targets, top, batch_size, num_workers)
+    folders = _folders(methods)
+    _check_request(paths, methods[0].classifier, targets, top, batch_size, num_workers)
     _make_folder(out)
-    data = _Photographs(paths, Crop.of(classifier.spec.preprocessing))
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
-    names = iter(_output_names(paths))
     entries: list[dict[str, Any]] = []
     failures: list[Failure] = []
+    data = _Photographs(paths, [Crop.of(by.classifier.spec.preprocessing) for by in methods])
+    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
+    grids = Grids(out)
     with tqdm(total=len(paths), desc="explain", unit="image", disable=None if progress else True) as bar:
+        names = iter(_output_names(paths))
         for batch in loader:
             named = [(next(names), item) for item in batch]
-            readable = [(name, item) for name, item in named if isinstance(item, Seen)]
+            readable = [(name, item) for name, item in named if not isinstance(item, Failure)]
             for failure in (item for item in batch if isinstance(item, Failure)):
                 bar.clear()  # else the sentence stands behind the bar
                 logger.warning(failure.reason)
                 failures.append(failure)
-            explained = explain_batch([seen for _, seen in readable], by, targets, top)
-            for (name, _), explanations in zip(readable, explained, strict=True):
-                entries += write_image(out, name, explanations)
+            explained = explain_batch([views for _, views in readable], methods, targets, top)
+            for (name, _), rows in zip(readable, explained, strict=True):
+                written = [write_image(out, f"{at}{name}", row) for at, row in zip(folders, rows, strict=True)]
+                entries += chain.from_iterable(written)
+                if len(methods) > 1:
+                    grids.add(name, rows, written)
             bar.update(len(batch))
+    grids.close()
     with replacing(out / "manifest.json") as temporary:
         temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
     return ExplainReport(entries, failures)
+
+
+def _folders(methods: Sequence[Method]) -> list[str]:
+    """Return where each method writes, a folder with its slash, or none where there is one method."""
+    if not methods:
+        raise InputError("expected at least one method to explain with, got none")
+    if len(methods) == 1:
+        return [""]
+    names = row_names((by.classifier.spec.name, by.method) for by in methods)
+    folders = ["".join(re.sub(r"[^\w.+-]+", ".", part.replace("@", "-")) + "/" for part in name) for name in names]
+    if len({folder.lower() for folder in folders}) < len(folders):
+        raise InputError(f"expected methods of different names, got {', '.join(map(' '.join, names))}")
+    classes = {by.classifier.spec.name: by.classifier.spec.class_names for by in methods}
+    if len(set(classes.values())) > 1:
+        raise InputError(f"expected backbones of the same classes, got {' and '.join(classes)}")
+    return folders
 
 
 def _check_request(

@@ -10,7 +10,7 @@ from typing import Literal, NamedTuple
 import numpy as np
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from tame.backbones import FrozenClassifier
 from tame.checks import check_maps
@@ -25,7 +25,14 @@ Device = Literal["auto", "cpu", "cuda", "mps"]
 
 
 class Method(NamedTuple):
-    """What explains, and under which names."""
+    """What explains, and under which names.
+
+    Attributes:
+        classifier: Scores the classes; brings preprocessing and class names.
+        explainer: Explains images (B, C, H, W) in [0, 1] and targets (B,).
+        method: Name of the explainer, for the manifest.
+        preset: Name of the preset, for the manifest.
+    """
 
     classifier: FrozenClassifier
     explainer: Explainer
@@ -86,7 +93,7 @@ def explain(
     spec = by.classifier.spec
     targets = None if target is None else [spec.resolve_target(target)]
     seen = see(photo, Crop.of(spec.preprocessing), file)
-    return explain_batch([seen], by, targets, top=1)[0][0]
+    return explain_batch([[seen]], [by], targets, top=1)[0][0][0]
 
 
 @lru_cache(maxsize=1)
@@ -112,19 +119,48 @@ def _set_up(
 
 
 def explain_batch(
-    batch: Sequence[Seen], by: Method, targets: Sequence[int] | None, top: int
-) -> list[list[Explanation]]:
-    """Return, per photograph, the explanations of the asked classes or of its best ones."""
+    batch: Sequence[Sequence[Seen]], methods: Sequence[Method], targets: Sequence[int] | None, top: int
+) -> list[list[list[Explanation]]]:
+    """Explain the asked classes of photographs, or those that the first method's classifier finds best, by each method.
+
+    Args:
+        batch: Per photograph, what each method's classifier sees of it.
+        methods: What explains; a network that several share scores the classes once.
+        targets: Classes to explain; None: the best ones of each photograph.
+        top: How many of the best ones.
+
+    Returns:
+        Per photograph and method, an explanation of each class.
+    """
     if not batch:
         return []
-    spec, made_with = by.classifier.spec, versions()
-    images = torch.stack([seen.image for seen in batch]).to(by.classifier.mean.device)
-    with torch.no_grad():
-        logits = by.classifier.logits(images).float()
+    scored: dict[nn.Module, tuple[Tensor, Tensor]] = {}  # images (B, C, H, W) and logits (B, K) of each network
+    chosen: Tensor | None = None  # (B, T)
+    explained = []
+    for by, views in zip(methods, zip(*batch, strict=True), strict=True):
+        network = by.classifier.module  # classifiers with other taps share it
+        if network not in scored:
+            images = torch.stack([seen.image for seen in views]).to(by.classifier.mean.device)
+            with torch.no_grad():
+                scored[network] = images, by.classifier.logits(images).float()
+        if chosen is None:
+            chosen = _choose(scored[network][1], targets, top)
+        explained.append(_explain_classes(by, views, *scored[network], chosen))
+    return [list(photograph) for photograph in zip(*explained, strict=True)]
+
+
+def _choose(logits: Tensor, targets: Sequence[int] | None, top: int) -> Tensor:
+    """Return the asked classes, each once, or the best ones by ``logits`` (B, K): (B, T)."""
     if targets is None:
-        chosen = logits.topk(top).indices  # (B, T)
-    else:
-        chosen = torch.tensor(list(dict.fromkeys(targets)), device=logits.device).expand(len(batch), -1)
+        return logits.topk(top).indices
+    return torch.tensor(list(dict.fromkeys(targets)), device=logits.device).expand(len(logits), -1)
+
+
+def _explain_classes(
+    by: Method, batch: Sequence[Seen], images: Tensor, logits: Tensor, chosen: Tensor
+) -> list[list[Explanation]]:
+    """Return, per photograph, the explanations of the ``chosen`` classes (B, T)."""
+    spec, made_with = by.classifier.spec, versions()
     confidences = logits.softmax(1).gather(1, chosen).tolist()
     maps = [_scaled_maps(by.explainer, images, column) for column in chosen.unbind(1)]  # T times (B, h, w)
     return [

@@ -1,0 +1,62 @@
+"""From options that name several methods or backbones to what explains."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+
+from tame.backbones import BACKBONES
+from tame.checkpoint import read_metadata
+from tame.checks import InputError
+from tame.devices import resolve_device
+from tame.explainers import EXPLAINERS, build_explainer
+from tame.explainers.learned import LEARNED
+from tame.explainers.setup import layers_for, load_classifier
+from tame.explanation.one import Method
+from tame.options import ExplainOptions
+
+
+def set_up_methods(options: ExplainOptions) -> list[Method]:
+    """Load each backbone once and build every method for it: the first backbone's methods come first.
+
+    Names are checked before anything is loaded, and everything is built before anything is explained. A method with
+    a checkpoint of its own is written ``lcam_img@FOLDER``.
+
+    Raises:
+        InputError: For anything that cannot be used.
+    """
+    backbones, names = options.backbones(), options.methods()
+    asked = [name.partition("@")[::2] for name in names]  # method and checkpoint
+    for method, _ in asked:
+        if ":" not in method:  # else a function of the user's own
+            EXPLAINERS.get(method)
+    for backbone in backbones:
+        BACKBONES.get(backbone)
+    checkpoints = {backbones[0]: options.checkpoint}
+    if len(backbones) > 1:
+        checkpoints = _checkpoints(options.checkpoint, backbones)
+    device = resolve_device(options.device)
+    methods = []
+    for backbone in backbones:
+        own = replace(options, backbone=backbone, checkpoint=checkpoints.get(backbone, ""))
+        requests = [replace(own, method=method, checkpoint=path or own.checkpoint) for method, path in asked]
+        first = next((one for one in requests if one.method in LEARNED), requests[0])  # a checkpoint has layers
+        classifier = load_classifier(first, first).to(device)
+        for name, one in zip(names, requests, strict=True):
+            layers = layers_for(one, one)
+            other = isinstance(layers, list) and tuple(layers) != classifier.layers  # of another checkpoint
+            tapped = classifier.with_layers(layers) if other else classifier
+            methods.append(Method(tapped, build_explainer(tapped, one), name, options.preset))
+    return methods
+
+
+def _checkpoints(paths: str, backbones: tuple[str, ...]) -> dict[str, str]:
+    """Return checkpoints, separated by commas, by the backbone that each was trained for."""
+    found: dict[str, str] = {}
+    for path in filter(None, map(str.strip, paths.split(","))):
+        backbone = read_metadata(path)["backbone"]
+        if backbone not in backbones:
+            raise InputError(f"the checkpoint {path} was trained for backbone {backbone}, not {' or '.join(backbones)}")
+        if backbone in found:
+            raise InputError(f"expected one checkpoint for backbone {backbone}, got {found[backbone]} and {path}")
+        found[backbone] = path
+    return found
