@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from tame.backbones import FrozenClassifier
+from tame.backbones import BackboneSpec, FrozenClassifier
 from tame.checks import InputError
 from tame.data import Crop, ImageListDataset, draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
+from tame.data.lists import ImageEntry
 from tame.devices import resolve_device, resolve_precision
 from tame.evaluation.batch import Maps
 from tame.evaluation.maps import MapFiles
 from tame.evaluation.plan import Plan
-from tame.evaluation.processes import start_processes
+from tame.evaluation.processes import Process, Processes
 from tame.evaluation.records import Summary
 from tame.evaluation.run import run_evaluation
 from tame.explainers.base import build_explainer
@@ -31,6 +33,15 @@ class Finished(NamedTuple):
     summary: Summary
     folder: Path
     speaks: bool
+
+
+class ChosenImages(NamedTuple):
+    """Images of an evaluation: entries, their names, the list's name and its hash."""
+
+    entries: Sequence[ImageEntry]
+    files: list[str]
+    name: str
+    sha256: str
 
 
 def evaluate(
@@ -57,9 +68,18 @@ def evaluate(
 
 
 def run(
-    options: EvaluateOptions, function: ExplainFunction | None = None, classifier: FrozenClassifier | None = None
+    options: EvaluateOptions,
+    function: ExplainFunction | None = None,
+    classifier: FrozenClassifier | None = None,
+    process: Process | None = None,
 ) -> Finished:
-    """Evaluate as ``options`` say; ``function`` explains in place of their method, ``classifier`` is explained.
+    """Evaluate as ``options`` say.
+
+    Args:
+        options: What the command line says.
+        function: Explains in place of their method.
+        classifier: Is explained in place of their backbone.
+        process: One of several that run already; None: start as many as the options say.
 
     Raises:
         InputError: For anything that cannot be used.
@@ -67,17 +87,13 @@ def run(
     metrics, scalings, preset = options.asked_metrics(), options.scalings(), PRESETS.get(options.preset)
     device = resolve_device(options.device)
     precision = resolve_precision(options.precision, device)
-    root = resolve_folders(options.data).val
+    processes = Processes(device, options.devices, options.num_nodes)
     if classifier is None:
-        process = start_processes(device, options.devices, options.num_nodes)
-        classifier = load_classifier(options, options).to(process.device)
-    else:
-        process = start_processes(classifier.mean.device.type, options.devices, options.num_nodes)
+        classifier = load_classifier(options, options).to(processes.device)
+    elif options.devices * options.num_nodes > 1:
+        classifier.to(processes.device)
     spec = classifier.spec
-    file = resolve_list(options.list, options.lists, "Evaluation.txt")
-    entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
-    entries = draw(entries, options.limit_images, options.seed)
-    files = [str(entry.path.relative_to(root)) for entry in entries]
+    entries, files, list_name, list_sha256 = chosen_images(options, spec)
     if options.only == "correct" and any(entry.label is None for entry in entries):
         raise InputError("expected a list with the labels of all images for --only correct, got some without")
     masking = spec.masking if options.masking == "backbone" else options.masking
@@ -93,15 +109,20 @@ def run(
         seed=options.seed,
     )
     provenance = provenance_of(options, options) | {
-        "overrides": {"masking": masking} if masking else {},
-        "list": file.name if file else root.name,
-        "list_sha256": list_hash(entries, root),
+        "overrides": _overrides(options, masking),
+        "list": list_name,
+        "list_sha256": list_sha256,
     }
+    if options.maps or function:
+        unused = ("checkpoint", "checkpoint_sha256", "cam_layer", "rise_masks")
+        provenance = {name: value for name, value in provenance.items() if name not in unused}
     if options.maps:
-        provenance |= {"method": Path(options.maps).name, "maps": options.maps}
+        provenance |= {"method": Path(options.maps).resolve().name, "maps": options.maps}
     out = Path(options.out or f"evaluations/{spec.name}/{provenance['method'].replace(':', '.')}")
+    maps_of = _maps_source(options, function, classifier, files)
+    process = process or processes.start()  # all that can be refused before has been
     summary = run_evaluation(
-        _maps_source(options, function, classifier, files),
+        maps_of,
         classifier,
         ImageListDataset(entries, Crop.of(spec.preprocessing)),
         plan,
@@ -117,6 +138,28 @@ def run(
         resume=options.resume,
     )
     return Finished(summary, out, process.rank == 0)
+
+
+def chosen_images(options: EvaluateOptions, spec: BackboneSpec) -> ChosenImages:
+    """Read the list that the options name, else every image of the validation folder, and draw from it.
+
+    Raises:
+        InputError: For images or a list that cannot be read.
+    """
+    root = resolve_folders(options.data).val
+    file = resolve_list(options.list, options.lists, "Evaluation.txt")
+    entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
+    entries = draw(entries, options.limit_images, options.seed)
+    files = [os.path.relpath(entry.path, root) for entry in entries]
+    return ChosenImages(entries, files, file.name if file else root.name, list_hash(entries, root))
+
+
+def _overrides(options: EvaluateOptions, masking: str) -> dict[str, Any]:
+    """Return the changes of the preset, for tables."""
+    changes: dict[str, Any] = {"masking": masking} if masking else {}
+    if options.rise_masks and options.method == "rise":
+        changes["rise_masks"] = options.rise_masks
+    return changes
 
 
 def _maps_source(

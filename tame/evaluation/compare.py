@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import logging
+from collections.abc import Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import torch
+from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
+
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
+from tame.data import Crop, ImageListDataset, array_to_photo
 from tame.devices import resolve_device
-from tame.evaluation.command import run
+from tame.evaluation.command import chosen_images, run
+from tame.evaluation.processes import Processes
 from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
+from tame.evaluation.report import View, write_report
 from tame.evaluation.table import Table, compare, curves_of
 from tame.explainers.base import build_explainer
 from tame.explainers.setup import layers_for, load_classifier
@@ -21,6 +28,8 @@ from tame.options import CompareOptions, EvaluateOptions
 from tame.types import Explainer
 
 logger = logging.getLogger("tame")
+
+_LOOK_AT = 3  # classes of each image in the report
 
 
 class Contender(NamedTuple):
@@ -43,23 +52,25 @@ def run_comparison(options: CompareOptions) -> Comparison:
     """Measure every method in a folder of its own below ``out``, and compare them there.
 
     ``table.md`` (with the published numbers, for the paper's backbones), ``table.csv``, ``table.tex``, and the ROAD
-    curves as ``road.png`` and ``road.pdf``. What is complete is not measured again. All methods explain the same
-    classifier object.
+    curves as ``road.png`` and ``road.pdf``; ``report.html`` where it is asked for. What is complete is not measured
+    again. All methods explain the same classifier object.
 
     Raises:
         InputError: For anything that cannot be used, for any of the methods, before any work.
     """
     out = Path(options.out or f"comparisons/{options.backbone}")
-    contenders = prepare(options, out)
-    speaks = True
-    for number, (asked, classifier, explainer) in enumerate(contenders, start=1):
-        logger.info("%s: method %d of %d", asked.method, number, len(contenders))
-        speaks = run(asked, explainer, classifier).speaks
+    processes = Processes(resolve_device(options.device), options.devices, options.num_nodes)
+    contenders = prepare(options, out, processes.device)
+    process = processes.start()
+    for number, (asked, classifier, _) in enumerate(contenders, start=1):
+        if process.rank == 0:
+            logger.info("%s: method %d of %d", asked.method, number, len(contenders))
+        run(asked, classifier=classifier, process=process)
     runs = [read_run(asked.out) for asked, *_ in contenders]
     methods = [asked.method for asked, *_ in contenders]
     reference = options.reference or ("ttame" if "ttame" in methods and len(methods) > 1 else "")
     table = compare(runs, reference, options.seed)
-    if speaks:
+    if process.rank == 0:
         published = published_table(options.backbone, methods)
         note = "\nPublished, on 2,000 images of ImageNet's validation set (T-TAME, IEEE Access 2024):\n\n"
         _write(out / "table.md", table.markdown() + (note + published if published else ""))
@@ -69,10 +80,13 @@ def run_comparison(options: CompareOptions) -> Comparison:
             from tame.visualize import road_curves
 
             road_curves(curves_of(runs), out / "road")
-    return Comparison(table, out, speaks)
+        if options.report:
+            curves = curves_of(runs) if "road" in options.asked_metrics() else None
+            write_report(Path(options.report) / "report.html", table, curves, look(options, contenders))
+    return Comparison(table, out, process.rank == 0)
 
 
-def prepare(options: CompareOptions, out: Path) -> list[Contender]:
+def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
     """Build every method on one classifier, so that one that cannot serve it is refused before any work.
 
     A method with a checkpoint is written ``lcam_img@FOLDER``.
@@ -80,7 +94,7 @@ def prepare(options: CompareOptions, out: Path) -> list[Contender]:
     asked = [_of_one_method(options, text, out) for text in _split(options.methods)]
     if len({one.out for one in asked}) < len(asked):
         raise InputError(f"expected different methods, got {options.methods!r}")
-    first = load_classifier(options, asked[0]).to(resolve_device(options.device))
+    first = load_classifier(options, asked[0]).to(device)
     contenders = []
     for one in asked:
         layers = layers_for(one, one)
@@ -88,6 +102,33 @@ def prepare(options: CompareOptions, out: Path) -> list[Contender]:
         classifier = first.with_layers(layers) if own else first
         contenders.append(Contender(one, classifier, build_explainer(classifier, one)))
     return contenders
+
+
+def look(options: CompareOptions, contenders: Sequence[Contender]) -> list[View]:
+    """Explain the first images and their three best classes by every method, to be looked at."""
+    classifier = contenders[0].classifier
+    spec = classifier.spec
+    entries, files, *_ = chosen_images(contenders[0].options, spec)
+    shown = min(options.report_images, len(files))
+    dataset, device = ImageListDataset(entries, Crop.of(spec.preprocessing)), classifier.mean.device
+    views = []
+    for index in tqdm(range(shown), "report", unit="image"):
+        image = dataset[index]["image"].unsqueeze(0).to(device)
+        with torch.inference_mode():
+            best = classifier.logits(image).softmax(1)[0].topk(min(_LOOK_AT, spec.num_classes))
+            maps = {
+                (one.options.method, target): one.explainer(image, torch.tensor([target], device=device))[0]
+                .cpu()
+                .numpy()
+                for one in contenders
+                for target in best.indices.tolist()
+            }
+        classes = [
+            (target, spec.class_names[target], confidence)
+            for target, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+        ]
+        views.append(View(files[index], array_to_photo(image[0].cpu()), classes, maps))
+    return views
 
 
 def _split(methods: str) -> list[str]:

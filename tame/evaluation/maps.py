@@ -37,6 +37,9 @@ class MapFiles:
                 f"{folder} lacks the maps of {len(missing)} of {len(files)} images, such as "
                 f"{Path(missing[0]).with_suffix('.npy')}"
             )
+        if len(set(self.paths)) < len(set(files)):
+            shared = next(path for path in self.paths if self.paths.count(path) > 1)
+            raise InputError(f"expected a map of its own for each image, got {shared} for several")
         shapes = {_read(path, only_header=True).shape: path for path in self.paths if path}
         if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
             raise InputError(f"expected maps (h, w) of one shape in {folder}, got {sorted(shapes)}")
@@ -57,6 +60,8 @@ def _read(path: Path, only_header: bool = False) -> np.ndarray:
         array: np.ndarray = np.load(path, mmap_mode="r" if only_header else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise InputError(f"expected a map as a .npy file, got {path}: {error}") from error
+    if not isinstance(array, np.ndarray):  # an archive of arrays under another name
+        raise InputError(f"expected a map as a .npy file, got {path}: it holds {type(array).__name__}")
     if array.dtype.kind not in "fiub":
         raise InputError(f"expected a map of numbers, got {path} of type {array.dtype}")
     return array

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -57,6 +58,8 @@ class Plan:
             raise InputError(
                 f"expected metrics among {', '.join(METRICS)}, each once, got {', '.join(self.metrics) or 'none'}"
             )
+        if not 0 <= self.ic_margin < math.inf:
+            raise InputError(f"expected an ic_margin of 0 or more, got {self.ic_margin}")
         self.perturbations()
 
     def perturbations(self) -> list[Perturbation]:

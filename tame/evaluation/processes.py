@@ -2,10 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
+from datetime import timedelta
+from typing import Any
 
 from tame.checks import InputError
+
+_LONGEST_WAIT = timedelta(days=30)  # processes need not be equally quick; a dead one is noticed at once
 
 
 @dataclass(frozen=True)
@@ -15,39 +23,97 @@ class Process:
     Attributes:
         rank: Which one.
         count: Of how many.
-        device: What it computes on.
         wait: Returns when all of them have called it.
+        from_first: Returns what the first process gives to it, in all of them.
     """
 
     rank: int = 0
     count: int = 1
-    device: str = "cpu"
     wait: Callable[[], object] = lambda: None
+    from_first: Callable[[bool], bool] = lambda value: value
+
+    @contextmanager
+    def leading(self) -> Iterator[bool]:
+        """Let the first process do something before the others go on; yield whether this is the first one.
+
+        When the first one fails, its error says why, and the others end with exit status 2 and say nothing.
+        """
+        try:
+            yield self.rank == 0
+        except Exception:
+            if self.rank == 0:
+                self.from_first(False)
+            raise
+        if not self.from_first(True):
+            raise SystemExit(2)
 
 
-def start_processes(device: str, devices: int = 1, num_nodes: int = 1) -> Process:
-    """Start the processes of this machine, one per device, and return the own one.
-
-    Each runs the same command from its beginning. One process on one machine starts nothing.
+class Processes:
+    """The processes of this machine, one per device; one process on one machine needs no starting.
 
     Args:
         device: ``cuda`` or ``cpu``; processes on CPUs talk by gloo.
         devices: Devices per machine, or processes on its CPU.
         num_nodes: Machines; start the command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
 
+    Attributes:
+        device: What this process computes on, before the others are started too.
+
     Raises:
         InputError: For numbers below 1, or more devices than there are.
     """
-    if devices < 1 or num_nodes < 1:
-        raise InputError(f"expected at least 1 device and 1 node, got {devices} and {num_nodes}")
-    if devices * num_nodes == 1:
-        return Process(device=device)
-    from lightning import Fabric
-    from lightning.fabric.utilities.exceptions import MisconfigurationException
 
-    try:
-        fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy="ddp")
-    except (MisconfigurationException, RuntimeError, ValueError) as error:
-        raise InputError(f"cannot use {devices} devices of kind {device}: {error}") from error
-    fabric.launch()
-    return Process(fabric.global_rank, fabric.world_size, str(fabric.device), fabric.barrier)
+    def __init__(self, device: str, devices: int = 1, num_nodes: int = 1) -> None:
+        if devices < 1 or num_nodes < 1:
+            raise InputError(f"expected at least 1 device and 1 node, got {devices} and {num_nodes}")
+        self.device, self._fabric = device, None
+        if devices * num_nodes == 1:
+            return
+        from lightning import Fabric
+        from lightning.fabric.strategies.ddp import DDPStrategy
+        from lightning.fabric.utilities.exceptions import MisconfigurationException
+
+        strategy = DDPStrategy(timeout=_LONGEST_WAIT)
+        try:
+            self._fabric = Fabric(accelerator=device, devices=devices, num_nodes=num_nodes, strategy=strategy)
+        except (MisconfigurationException, RuntimeError, ValueError) as error:
+            raise InputError(f"cannot use {devices} devices of kind {device}: {error}") from error
+        self.device = str(self._fabric.device)
+
+    def start(self) -> Process:
+        """Start the others, each of which runs the same command from its beginning, and return the own one.
+
+        A process that another one started ends with it.
+        """
+        fabric = self._fabric
+        if fabric is None:
+            return Process()
+        if fabric.local_rank > 0:
+            _end_with_parent()
+        fabric.launch()
+        barrier, broadcast = _together(fabric.barrier), _together(fabric.broadcast)
+        return Process(fabric.global_rank, fabric.world_size, barrier, broadcast)
+
+
+def _together(meet: Callable[..., Any]) -> Callable[..., Any]:
+    """Return what all processes call together, with a sentence where one of them is no longer there."""
+
+    def call(*values: bool) -> Any:
+        try:
+            return meet(*values)
+        except RuntimeError as error:
+            raise InputError("another process of this run has stopped; its own message says why") from error
+
+    return call
+
+
+def _end_with_parent() -> None:
+    """End this process soon after its parent: a command that was killed leaves nobody who measures on."""
+    parent = os.getppid()
+
+    def watch() -> None:
+        while os.getppid() == parent:
+            time.sleep(1)
+        os._exit(2)
+
+    threading.Thread(target=watch, daemon=True, name="parent-observer").start()

@@ -84,20 +84,21 @@ def run_evaluation(
         The summary, also in ``summary.json``.
 
     Raises:
-        InputError: If ``out`` holds a run with other settings, saying what differs; for no images, or a batch size
-            below 1.
+        InputError: If ``out`` holds a run with other settings, saying what differs; for no images, a batch size below
+            1, or negative rows per pass; at the end, if no image counts.
     """
     process = process or Process()
     if batch_size < 1 or num_workers < 0:
         raise InputError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
     if not files:
         raise InputError("expected at least one image to evaluate, got none")
+    PassRows(pass_rows)  # fail before any work
     settings = _settings(classifier, plan, {**provenance, "only": only, "precision": precision})
-    if process.rank == 0:
-        if not resume:
+    with process.leading() as leads:
+        if leads and not resume:
             _clear(out)
-        _claim(out, settings)
-    process.wait()
+        if leads:
+            _claim(out, settings)
     if (out / SUMMARY).is_file() and (out / ROWS).is_file():
         summary = read_summary(out / SUMMARY)
         process.wait()  # before the parts go
@@ -121,11 +122,11 @@ def run_evaluation(
                 _remember_rows(out, process.rank, rows)
             write_rows(_part(out, process.rank, next(numbers)), part)
     process.wait()
-    if process.rank == 0:
-        join_rows(_parts(out), out / ROWS)
-        write_summary(out / SUMMARY, summarise(read_rows(out / ROWS), settings))
-        shutil.rmtree(out / PARTS)
-    process.wait()
+    with process.leading() as leads:
+        if leads:
+            join_rows(_parts(out), out / ROWS)
+            write_summary(out / SUMMARY, summarise(read_rows(out / ROWS), settings))
+            shutil.rmtree(out / PARTS)
     return read_summary(out / SUMMARY)
 
 
@@ -136,6 +137,7 @@ def _settings(classifier: FrozenClassifier, plan: Plan, provenance: Mapping[str,
         "backbone": classifier.spec.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_hash,
+        "layers": list(classifier.layers),
         **plan.settings(),
         "versions": versions(),
     }
@@ -154,9 +156,9 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    for name in (SUMMARY, ROWS, SETTINGS):
-        (out / name).unlink(missing_ok=True)
     shutil.rmtree(out / PARTS, ignore_errors=True)
+    for name in (SUMMARY, ROWS, SETTINGS):  # the settings last: what is measured belongs to some
+        (out / name).unlink(missing_ok=True)
 
 
 def _part(out: Path, rank: int, number: int) -> Path:

@@ -11,8 +11,9 @@ the channels share. `impute` solves it by conjugate gradients, preconditioned by
 - The smoother divides by ``max(a_ii, 0.6 sum_j |a_ij|)``, so it contracts whatever the removed pixels look like.
 - The coarsest level, at most 8 x 8 points, is solved directly.
 
-An iteration divides the error by about ten, also for large regions, so float32 suffices where plain conjugate
-gradients need hundreds of iterations and stall.
+An iteration divides the error by about ten, also for large regions. The residual that conjugate gradients carry along
+drifts away from the true one, by a hundredth of the range in long dead ends; so it is computed anew from x, in float64,
+where the error has become small. All else is float32.
 
 Source: Rong et al., "A Consistent and Efficient Evaluation Strategy for Attribution Methods" (ROAD), ICML 2022, for
 the equations; Briggs et al., "A Multigrid Tutorial", 2000, for the solver.
@@ -32,6 +33,8 @@ _SHIFTS = [(dy, dx) for dy in (-1, 0, 1) for dx in (-1, 0, 1)]
 _CENTRE = 4
 _COARSEST = 64  # points that are solved directly
 _MOST_ITERATIONS = 60  # ten are rarely needed
+_REFRESH = 1 / 300  # of the error at the last float64 residual: time for the next
+_TRUSTED = 50  # times the accepted error: from a larger one on, float32 hides too much to stop
 _CHUNK = {"cpu": 2**19}  # values of a vector that stay in the cache
 _LARGE_CHUNK = 2**27
 
@@ -88,34 +91,45 @@ def impute(
 
 def _solve(images: Tensor, mask: Tensor, all_removed: str, tolerance: float) -> Tensor:
     """Solve N systems at once: images (N, C, H, W), mask (N, 1, H, W) with 1 where removed."""
-    known = images * (1 - mask)
     count = (1 - mask).sum((2, 3), keepdim=True)
     none_known = images.mean((2, 3), keepdim=True) * (all_removed == "mean")
-    start = torch.where(count > 0, known.sum((2, 3), keepdim=True) / count.clamp(min=1), none_known)
+    mean = (images * (1 - mask)).sum((2, 3), keepdim=True) / count.clamp(min=1)
+    start = torch.where(count > 0, mean, none_known)
+    known = (images - start) * (1 - mask)  # an offset of the image costs no digits
     low, high = images.amin((1, 2, 3), keepdim=True), images.amax((1, 2, 3), keepdim=True)
-    accepted = tolerance * (high - low) + 1e-6 * torch.maximum(high.abs(), low.abs())  # (N, 1, 1, 1)
+    rounding = torch.finfo(images.dtype).eps * torch.maximum(high.abs(), low.abs())
+    accepted = tolerance * (high - low) + rounding  # (N, 1, 1, 1)
 
     pixels = _Pixels(mask)
     levels = _levels(pixels)
-    x = start * mask
-    residual = pixels.residual(_box(known) * mask, x)
+    x = torch.zeros_like(known)
+    residual = _box(known).mul_(mask)
     direction = torch.zeros_like(x)
-    energy = torch.ones_like(start)
+    energy = torch.full_like(start, torch.inf)
     done = torch.zeros_like(accepted, dtype=torch.bool)
+    fresh = torch.ones_like(done)  # whose residual was computed from x itself
+    error = torch.full_like(accepted, torch.inf)  # when it last was
     for _ in range(_MOST_ITERATIONS):
         correction = _cycle(levels, residual)  # close to the error itself, so its size tells when to stop
-        newly = ~done & (correction.abs().amax((1, 2, 3), keepdim=True) <= accepted)
-        x.addcmul_(correction, newly.to(x.dtype))
+        size = correction.abs().amax((1, 2, 3), keepdim=True)
+        error = torch.where(fresh, size, error)
+        newly = ~done & (size <= accepted) & (error <= _TRUSTED * accepted)
+        fresh = ~done & ~newly & (size <= _REFRESH * error)
+        x.addcmul_(correction, (newly | fresh).to(x.dtype))
         done |= newly
         if bool(done.all()):
-            return x.add_(known)
+            return torch.where(mask > 0, x.add_(start), images)
         old, energy = energy, (residual * correction).sum((2, 3), keepdim=True)  # per channel
         direction.mul_(energy / old.clamp(min=torch.finfo(x.dtype).tiny)).add_(correction)
         image = pixels.apply(direction)
         curvature = (direction * image).sum((2, 3), keepdim=True)
-        step = torch.where(done | (curvature <= 0), 0, energy / curvature)  # finished systems stay as they are
+        step = torch.where(done | fresh | (curvature <= 0), 0, energy / curvature)  # finished systems stay as they are
         x.addcmul_(step, direction)
         residual.addcmul_(step, image, value=-1)
+        again = fresh.flatten().nonzero().squeeze(1)
+        if len(again):
+            residual[again] = pixels.exact_residual(known[again] + x[again], again)
+            energy[again] = torch.inf
     raise ArithmeticError(
         f"{int((~done).sum())} of {len(done)} images could not be imputed: expected finite values, "
         f"got values in [{images.min():.4g}, {images.max():.4g}]"
@@ -142,6 +156,11 @@ class _Pixels:
     def residual(self, b: Tensor, x: Tensor) -> Tensor:
         """Return b - A x."""
         return b - self.apply(x)
+
+    def exact_residual(self, values: Tensor, rows: Tensor) -> Tensor:
+        """Return b - A x of some systems from their pixels, known and solved together, computed in float64."""
+        exact = values if values.device.type == "mps" else values.double()  # which has no float64
+        return _box(exact).sub_(self.weights * exact).mul_(self.mask[rows]).to(values.dtype)
 
     def planes(self) -> Tensor:
         """Return the matrix as nine planes, (N, 9, H, W): the value towards each neighbour."""
@@ -191,7 +210,7 @@ def _levels(pixels: _Pixels) -> list[_Pixels | _Coarse | Tensor]:
     """Return the levels, finest first; the last one is an inverse matrix (N, h w, h w)."""
     levels: list[_Pixels | _Coarse | Tensor] = [pixels]
     planes = pixels.planes()
-    while planes[0, 0].numel() > _COARSEST:
+    while planes.shape[2:].numel() > _COARSEST:
         planes = F.conv2d(_even_borders(planes), _GALERKIN.to(planes), stride=2)
         levels.append(_Coarse(planes))
     levels[-1] = _inverse(planes)  # also where a small image has no coarser level

@@ -94,6 +94,9 @@ class AttentionModule(LightningModule):
         logged = {f"val/{name}": value for name, value in terms.items()} | {"val/masked_accuracy": kept}
         self.log_dict(logged, batch_size=size, sync_dist=True)
 
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Do nothing: in `Trainer.test` callbacks measure, such as `tame.evaluation.callbacks.RemoveAndDebias`."""
+
     def configure_optimizers(self) -> Any:
         """Return SGD and its one-cycle schedule over all steps of the run."""
         optimizer = build_optimizer(self.model.attention, self.max_lr)
