@@ -95,7 +95,7 @@ def test_help_of_each_command_explains_its_options(tame, name):
     expected = {
         "explain": ["--target", "--top", "--checkpoint", "images", "Classes to explain"],
         "train": ["--data", "--epochs", "--attention", "Passes over the training images", "default: tame"],
-        "evaluate": ["--map_scaling", "--method", "Readings of the maps"],
+        "evaluate": ["--map_scaling", "--method", "Readings of the maps", "--only", "--maps", "in place of a method"],
         "table": ["--reference", "runs", "paired bootstrap"],
         "list": ["kinds", "backbones, methods"],
     }.get(name, ["--config"])
@@ -114,6 +114,7 @@ def test_list(tame):
     assert {"resnet50", "vgg16", "vit_b_16", "efficientnet_lite0"} <= set(lines["backbones"].split(", "))
     assert lines["presets"] == "paper, released, tame"
     assert {"ttame", "gradcam"} <= set(lines["methods"].split(", "))
+    assert lines["metrics"] == "ad-ic, road, insertion, deletion"
     assert tame("list", "presets", "attention")[1].splitlines() == [
         "presets: paper, released, tame",
         f"attention: {lines['attention']}",
@@ -235,6 +236,83 @@ def test_train_explain_evaluate_table(tame, toy_backbone, photographs, tmp_path)
     assert status == 0 and (tmp_path / "table.csv").read_text().count("\n") >= 3
 
 
+EVALUATE = ("evaluate", "--backbone", "toy_cnn", "--device", "cpu", "--num-workers", "0")
+
+
+def test_all_metrics_end_to_end(tame, toy_backbone, photographs, tmp_path):
+    (tmp_path / "list.txt").write_text("".join(f"{index:02}.png {index % 5}\n" for index in range(7)))
+    arguments = (*EVALUATE, "--data", photographs, "--method", "gradcam", "--list", "list.txt", "--out", "run")
+    status, output, errors = tame(*arguments, "--metrics", "ad-ic,road,insertion,deletion", "--steps", "4")
+    assert status == 0, errors
+    for words in (
+        "AD 100 %",
+        "IC 15 %",
+        "MoRF",
+        "LeRF",
+        "Insertion",
+        "Deletion",
+        "top1 accuracy ",
+        "top5 accuracy 100.00 %",
+    ):
+        assert words in output
+    assert "seconds per image: " in output and " to classify" in output
+    assert output.endswith("A row per image and the summary are in run\n")
+    summary = json.loads((tmp_path / "run" / "summary.json").read_text())
+    assert {"rank/AG_50", "road/morf_kept_90", "insertion/AUC", "deletion/AUC"} <= set(summary["metrics"])
+    lines = (tmp_path / "run" / "rows.csv").read_text().splitlines()
+    assert len(lines) == 8 and {"lerf_70_kept", "insertion_4_p", "deletion_0_p"} <= set(lines[0].split(","))
+    again = tame(*arguments, "--metrics", "ad-ic,road,insertion,deletion", "--steps", "4")
+    assert again[:2] == (0, output)  # read back, seconds and all
+    refused(tame(*arguments), "evaluate", "run holds a run with other settings: metrics ", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("preset", "caption"),
+    [
+        ("tame", "masking cnn, IC margin 1e-05, ROAD read as confidence"),
+        ("paper", "masking cnn, IC margin 0, ROAD read as confidence"),
+        ("released", "masking cnn, IC margin 0, ROAD read as kept"),
+    ],
+)
+def test_what_a_preset_reports(tame, toy_backbone, photographs, tmp_path, preset, caption):
+    status, output, errors = tame(
+        *EVALUATE, "--data", photographs, "--method", "centre", "--metrics", "ad-ic,road", "--preset", preset, "--out",
+        "run", "--limit-images", "3",
+    )  # fmt: skip
+    assert status == 0, errors
+    assert caption in output
+    settings = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]
+    assert settings["road_selection"] == ("percentile" if preset == "released" else "exact")
+
+
+def test_half_precision_is_recorded(tame, toy_backbone, photographs, tmp_path):
+    status, output, errors = tame(
+        *EVALUATE, "--data", photographs, "--method", "gradcam", "--precision", "bf16-mixed", "--out", "run"
+    )
+    assert status == 0, errors
+    assert "IC margin 0.01" in output and "bf16-mixed" in output
+    settings = json.loads((tmp_path / "run" / "summary.json").read_text())["settings"]
+    assert (settings["precision"], settings["ic_margin"]) == ("bf16-mixed", 0.01)
+
+
+def test_a_method_of_the_users_own(tame, toy_backbone, photographs, tmp_path):
+    (tmp_path / "users_own.py").write_text("def red(images, targets):\n    return images[:, 0]\n")
+    try:
+        status, output, errors = tame(
+            *EVALUATE, "--data", photographs, "--method", "users_own:red", "--limit-images", "3"
+        )
+        assert status == 0, errors
+        assert "| users_own:red |" in output and (tmp_path / "evaluations/toy_cnn/users_own.red/summary.json").is_file()
+        status, _, errors = tame(
+            *EXPLAIN, photographs / "00.png", "--backbone", "toy_cnn", "--method", "users_own:red", "--target", "dog"
+        )
+        assert status == 0, errors
+        (entry,) = json.loads((tmp_path / "explanations" / "manifest.json").read_text())
+        assert (entry["method"], entry["class_name"]) == ("users_own:red", "dog")
+    finally:
+        sys.modules.pop("users_own", None)
+
+
 # --- unusable input: exit status 2, one sentence, nothing half-written
 
 
@@ -324,6 +402,33 @@ def test_explaining_with_unusable_input(tame, toy_backbone, tmp_path, case):
     assert list(tmp_path.iterdir()) == []
 
 
+BAD_EVALUATING = {
+    "metrics": (["--metrics", "ad-ic,roda"], "expected --metrics of ad-ic, road, insertion, deletion, separated by"),
+    "map scaling": (["--map-scaling", "max"], "expected --map-scaling of minmax, rank, separated by commas, got 'max'"),
+    "steps": (["--metrics", "deletion", "--steps", "0"], "expected insertion or deletion in at least one step"),
+    "method": (["--method", "gradcan"], "unknown method 'gradcan'; did you mean 'gradcam'?"),
+    "own method": (["--method", "nowhere:f"], "expected a method package.module:function, cannot import 'nowhere:f'"),
+    "maps": (["--maps", "nowhere"], "expected a folder of maps, got nowhere"),
+    "no maps": (["--maps", "photographs"], "photographs lacks the maps of 24 of 24 images, such as 00.npy"),
+    "labels": (["--only", "correct"], "expected a list with the labels of all images for --only correct"),
+    "list": (["--list", "nowhere.txt"], "expected a list of images, got 'nowhere.txt'"),
+    "limit": (["--limit-images", "-1"], "expected a number of images, 0 for all of them, got -1"),
+    "batch size": (["--batch-size", "0"], "expected batch_size >= 1 and num_workers >= 0, got 0 and 0"),
+    "rows": (["--pass-rows", "-1"], "expected rows per pass of 0 (as many as fit) or more, got -1"),
+    "devices": (["--devices", "0"], "expected at least 1 device and 1 node, got 0 and 1"),
+    "precision": (["--precision", "16-mixed"], "expected --precision 32 or bf16-mixed on the CPU, got '16-mixed'"),
+}
+
+
+@pytest.mark.parametrize("case", BAD_EVALUATING)
+def test_evaluating_with_unusable_input(tame, toy_backbone, photographs, tmp_path, case):
+    options, message = BAD_EVALUATING[case]
+    result = tame(*EVALUATE, "--data", "photographs", "--method", "centre", "--out", "run", *options)
+    refused(result, "evaluate", message, tmp_path)
+    assert result[1] == "" and len(result[2].strip().splitlines()) == 1
+    assert not (tmp_path / "run").exists()
+
+
 def test_a_file_that_is_no_checkpoint(tame, toy_backbone, tmp_path):
     (tmp_path / "attention.safetensors").write_bytes(b"\x10")
     result = tame(*EXPLAIN, "--backbone", "toy_cnn", "--checkpoint", ".")
@@ -342,8 +447,17 @@ def test_cuda_where_there_is_none(tame, toy_backbone, photographs, tmp_path, nam
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["evaluate", "--metrics", "road2"], "unknown metrics 'road2'"),
-        (["evaluate", "--map-scaling", "minmx"], "expected --map-scaling minmax, rank or both, got 'minmx'"),
+        (
+            ["evaluate", "--metrics", "road2"],
+            "expected --metrics of ad-ic, road, insertion, deletion, separated by commas, got 'road2'",
+        ),
+        (["evaluate", "--metrics", "road,road"], "separated by commas, got 'road,road'"),
+        (["evaluate", "--metrics", ","], "separated by commas, got ','"),
+        (
+            ["evaluate", "--map-scaling", "minmx"],
+            "expected --map-scaling of minmax, rank, separated by commas, got 'minmx'",
+        ),
+        (["evaluate", "--preset", "releasd"], "unknown preset 'releasd'; did you mean 'released'?"),
         (["evaluate", "--data", "nowhere"], "expected a folder in --data, got 'nowhere'"),
         (["list", "metric"], "cannot list 'metric'; expected backbones, methods, metrics, presets, attention"),
         (["table", "nowhere"], "nowhere"),

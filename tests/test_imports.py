@@ -27,7 +27,13 @@ LAYERS: list[tuple[set[str], bool]] = [
 NEVER = {"explainers": {"metrics", "data", "lightning"}}
 LAZY = {"matplotlib", "pandas", "timm", "pytorch_grad_cam"}  # imported where they are used
 ARCHITECTURES = {"vit", "deit", "swin", "vgg", "resnet", "efficientnet", "efficientnet_lite", "mobilenet", "densenet"}
-LIGHTNING = ("training/", "evaluation/callbacks.py", "data/datamodule.py")  # files that are about Lightning
+LIGHTNING = (  # files that are about Lightning
+    "training/",
+    "evaluation/callbacks.py",
+    "evaluation/explanation_logger.py",
+    "evaluation/processes.py",
+    "data/datamodule.py",
+)
 
 Import = tuple[int, str]  # line, and dotted name: tame.model.TAME, or lightning
 

@@ -21,6 +21,9 @@ def test_there_are_three_presets_under_their_own_names() -> None:
         ("crop", "random", "released"),
         ("output_size", "largest", "first"),
         ("masking", None, "cnn"),
+        ("road_selection", "exact", "percentile"),
+        ("road_space", "image", "network"),
+        ("road_reading", "confidence", "kept"),
     ],
 )
 def test_paper_and_released_program_differ_as_published(choice: str, paper: object, released: object) -> None:
@@ -40,6 +43,11 @@ def test_our_own_preset_masks_as_the_backbone_asks_and_does_not_count_rounding()
     assert preset.layers == "proposed"
     assert preset.masking is None
     assert preset.ic_margin == 1e-5
+
+
+def test_our_own_preset_removes_exact_counts_on_the_image_and_reports_confidence() -> None:
+    preset = PRESETS.get("tame")
+    assert (preset.road_selection, preset.road_space, preset.road_reading) == ("exact", "image", "confidence")
 
 
 def test_a_preset_cannot_be_changed_in_passing() -> None:

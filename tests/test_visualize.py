@@ -12,7 +12,7 @@ from PIL import Image
 from tame.checks import InputError
 from tame.functional.masking import upsample
 from tame.visualize import PANELS, RoadCurves, figure, grid, overlay, road_curves
-from tame.visualize.curves import _styles
+from tame.visualize.curves import styles
 from tame.visualize.pictures import _font, _wrapped
 
 
@@ -259,7 +259,7 @@ def test_curves_without_a_start_begin_at_the_first_fraction(tmp_path, drawn):
 
 
 def test_curves_differ_in_grey_too():
-    looks = list(islice(_styles(), 28))
+    looks = list(islice(styles(), 28))
     assert len({look["marker"] for look in looks[:12]}) == 12
     assert len({(look["color"], look["dashes"]) for look in looks}) == 28
     assert all(a["color"] != b["color"] and a["dashes"] != b["dashes"] for a, b in pairwise(looks))

@@ -45,25 +45,25 @@ def markdown(table: Table) -> str:
     reference, the same again with the differences to it.
     """
     lines = [table.caption, f"In percent; best **bold**, second <u>underlined</u>; {_FP}"]
-    cells = _marked(table, "**{}**", "<u>{}</u>")
-    for number, (title, positions) in enumerate(_sections(table.measures)):
+    cells = marked(table, "**{}**", "<u>{}</u>")
+    for number, (title, positions) in enumerate(sections(table.measures)):
         starts = [[entry.name, entry.preset] if number == 0 else [entry.name] for entry in table.entries]
         rows = [
-            [*start, *(row[position] for position in positions), _passes(entry.cost)]
+            [*start, *(row[position] for position in positions), passes(entry.cost)]
             for start, row, entry in zip(starts, cells, table.entries, strict=True)
         ]
-        head = ["method", "preset"][: len(starts[0])] + _headings(table, positions) + ["FP"]
+        head = ["method", "preset"][: len(starts[0])] + headings(table, positions) + ["FP"]
         lines += ["", title, "", *_markdown_lines(head, rows)]
     if table.reference is not None:
         reference = table.entries[table.reference]
-        for title, positions in _sections(table.measures):
+        for title, positions in sections(table.measures):
             rows = [
                 [entry.name, *(_comparison_cell(entry.comparisons[position]) for position in positions)]
                 for entry in table.entries
                 if entry is not reference
             ]
             lines += ["", f"Difference to {reference.name}, 95 % interval, verdict for the method. {title}", ""]
-            lines += _markdown_lines(["method", *_headings(table, positions)], rows)
+            lines += _markdown_lines(["method", *headings(table, positions)], rows)
     for note in table.notes:
         lines += ["", note]
     return "\n".join(lines) + "\n"
@@ -83,14 +83,14 @@ def latex(table: Table) -> str:
         r"\centering\footnotesize\setlength{\tabcolsep}{4pt}",
         rf"\caption{{{escaped(' '.join([caption, *table.notes]))}}}",
     ]
-    cells = _marked(table, r"\textbf{{{}}}", r"\underline{{{}}}")
-    for title, positions in _sections(table.measures):
-        head = ["method", *_headings(table, positions), "FP"]
+    cells = marked(table, r"\textbf{{{}}}", r"\underline{{{}}}")
+    for title, positions in sections(table.measures):
+        head = ["method", *headings(table, positions), "FP"]
         lines += ["", r"\medskip", rf"{escaped(title)}\\[2pt]", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
         lines += [r"\toprule", _latex_line(map(escaped, head)), r"\midrule"]
         for entry, row in zip(table.entries, cells, strict=True):
             values = [row[position] + _raised(entry.comparisons[position]) for position in positions]
-            lines.append(_latex_line([escaped(entry.name), *values, _passes(entry.cost).removesuffix(" backward")]))
+            lines.append(_latex_line([escaped(entry.name), *values, passes(entry.cost).removesuffix(" backward")]))
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -128,7 +128,7 @@ def escaped(text: str) -> str:
     return "".join(_LATEX.get(letter, letter) for letter in text)
 
 
-def _sections(measures: Sequence[Measure]) -> Iterator[Section]:
+def sections(measures: Sequence[Measure]) -> Iterator[Section]:
     """Yield title, with how to read it, and positions of the measures of each part of a table."""
     shown = [position for position, measure in enumerate(measures) if measure.in_table]
     for title in dict.fromkeys(_SECTIONS[measures[position].group] for position in shown):
@@ -139,12 +139,12 @@ def _sections(measures: Sequence[Measure]) -> Iterator[Section]:
         yield f"{title} ({', '.join(f'{word}: {way} is better' for word, way in ways.items())})", positions
 
 
-def _headings(table: Table, positions: Iterable[int]) -> list[str]:
+def headings(table: Table, positions: Iterable[int]) -> list[str]:
     """Return the titles of measures without the reading that the section's title names."""
     return [measure.title.removesuffix(f" ({measure.group})") for measure in map(table.measures.__getitem__, positions)]
 
 
-def _marked(table: Table, best: str, second: str) -> list[list[str]]:
+def marked(table: Table, best: str, second: str) -> list[list[str]]:
     """Return the values as text, per run and measure, put into ``best`` and ``second`` where they are that."""
     columns = []
     for position, measure in enumerate(table.measures):
@@ -160,7 +160,7 @@ def _marked(table: Table, best: str, second: str) -> list[list[str]]:
     return [list(row) for row in zip(*columns, strict=True)]
 
 
-def _passes(cost: Mapping[str, float]) -> str:
+def passes(cost: Mapping[str, float]) -> str:
     """Return the passes per image that a method takes, such as ``1`` or ``1 + 1 backward``."""
     if "explain_forward" not in cost:
         return _NOTHING

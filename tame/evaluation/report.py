@@ -25,7 +25,7 @@ from tame.evaluation.report_tables import tag
 from tame.files import replacing
 from tame.functional.masking import min_max, upsample
 from tame.visualize import PANELS, RoadCurves
-from tame.visualize.curves import _styles
+from tame.visualize.curves import styles
 
 if TYPE_CHECKING:
     from tame.evaluation.table import Table
@@ -151,9 +151,9 @@ def _json(content: Any) -> str:
 
 def _curves(curves: RoadCurves) -> dict[str, Any]:
     """Return the curves as plain JSON values, with the looks that `tame.visualize.road_curves` gives the lines."""
-    styles = (
+    looks = (
         {"color": style["color"], "dashes": style["dashes"], "marker": style["marker"], "hollow": hollow}
-        for style in _styles()
+        for style in styles()
         for hollow in [style["markerfacecolor"] != style["color"]]
     )
     return {
@@ -175,7 +175,7 @@ def _curves(curves: RoadCurves) -> dict[str, Any]:
                 "errors": _finite(curves.errors[method]) if method in curves.errors else None,
                 "style": style,
             }
-            for method, style in zip(curves.values, styles, strict=False)
+            for method, style in zip(curves.values, looks, strict=False)
         },
     }
 

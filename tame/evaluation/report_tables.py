@@ -7,7 +7,7 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tame.evaluation.formats import _headings, _marked, _passes, _sections
+from tame.evaluation.formats import headings, marked, passes, sections
 from tame.explainers.controls import MINMAX_ONLY
 
 if TYPE_CHECKING:
@@ -57,16 +57,16 @@ def switch(table: Table) -> str:
 
 def measures(table: Table) -> Iterator[str]:
     """Yield a table for each reading of the maps and metric, see `tame.evaluation.formats.markdown`."""
-    marked = _marked(table, "<strong>{}</strong>", "<u>{}</u>")
-    for title, positions in _sections(table.measures):
+    values = marked(table, "<strong>{}</strong>", "<u>{}</u>")
+    for title, positions in sections(table.measures):
         columns = [table.measures[position] for position in positions]
         heads = [
             _head(text, measure.higher_is_better)
-            for text, measure in zip(_headings(table, positions), columns, strict=True)
+            for text, measure in zip(headings(table, positions), columns, strict=True)
         ]
         rows = [
             [*(_cell(table, entry, position, cells[position]) for position in positions), _fp(entry)]
-            for entry, cells in zip(table.entries, marked, strict=True)
+            for entry, cells in zip(table.entries, values, strict=True)
         ]
         yield _table(table, title, [*heads, _head("FP", higher=False)], rows)
 
@@ -132,7 +132,7 @@ def _cell(table: Table, entry: Entry, position: int, marked: str) -> str:
 
 def _fp(entry: Entry) -> str:
     known = [entry.cost[name] for name in ("explain_forward", "explain_backward") if name in entry.cost]
-    return _number(_passes(entry.cost).removesuffix(" backward"), sum(known) if known else None)
+    return _number(passes(entry.cost).removesuffix(" backward"), sum(known) if known else None)
 
 
 def _plain(measure: Measure) -> str:

@@ -185,13 +185,15 @@ def perturbed_scores(
         watch: Gets the seconds of ``perturb`` and ``classify``.
 
     Raises:
-        InputError: For maps or targets of another shape, or without any perturbation.
+        InputError: For maps, targets or indices of another shape, or without any perturbation.
     """
     names = tuple(name for perturbation in perturbations for name in perturbation.names)
     if not names:
         raise InputError("expected at least one perturbation, got none")
     check_maps(maps, len(images))
     check_targets(targets, len(images), classifier.spec.num_classes)
+    if indices.shape != (len(images),):
+        raise InputError(f"expected a position in the list of each of {len(images)} images, got {tuple(indices.shape)}")
     maps, images = usable_maps(maps).maps, images.float()
     rows = rows or PassRows(device=images.device)
     watch = watch or Stopwatch(images.device)

@@ -115,7 +115,7 @@ def _draw(axes: Axes, curves: RoadCurves, panel: str) -> None:
     """Draw the line and the band of each method."""
     begin = [curves.start[reading] for reading in curves.start if panel.endswith(f"_{reading}")]
     x = np.array([0.0] * len(begin) + [100 * remove for remove in curves.removes])
-    for (method, lines), style in zip(curves.values.items(), _styles(), strict=False):
+    for (method, lines), style in zip(curves.values.items(), styles(), strict=False):
         y = np.array([*begin, *lines[panel]])
         axes.plot(x, y, label=method, markevery=range(len(begin), len(x)), **style)
         if method in curves.errors:
@@ -123,7 +123,7 @@ def _draw(axes: Axes, curves: RoadCurves, panel: str) -> None:
             axes.fill_between(x, y - error, y + error, color=style["color"], alpha=0.12, linewidth=0)
 
 
-def _styles() -> Iterator[dict[str, Any]]:
+def styles() -> Iterator[dict[str, Any]]:
     """Yield looks of lines without end; the first 12 differ in their markers, 28 in colour or dashes."""
     for number in count():
         turn, place = divmod(number, len(_COLOURS))

@@ -1,51 +1,56 @@
-"""AD and IC in Lightning runs."""
+"""AD, IC, AG and ROAD in Lightning runs."""
 
 from __future__ import annotations
 
 import warnings
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 from lightning import LightningModule, Trainer
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, Dataset, DistributedSampler
+from torch.utils.data import DataLoader, DistributedSampler
 
+from small_runs import Images
+from tame.attention import build_attention
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
 from tame.data.dataset import Sample
-from tame.evaluation import evaluate
-from tame.evaluation.callbacks import AverageDropIncrease, first_time
+from tame.evaluation import Plan, Summary, run_evaluation
+from tame.evaluation.callbacks import AverageDropIncrease, PerturbationCallback, RemoveAndDebias, first_time
 from tame.explainers import build_explainer
+from tame.loss import AttentionLoss
+from tame.model import ExplainedClassifier
 from tame.options import MethodOptions
+from tame.training.module import AttentionModule
 
 Make = Callable[..., FrozenClassifier]
 COUNT = 11
-NAMES = {
-    f"{scaling}/{metric}_{keep}" for scaling in ("minmax", "rank") for metric in ("AD", "IC") for keep in (100, 50, 15)
+AD_IC = {
+    f"{scaling}/{metric}_{keep}"
+    for scaling in ("minmax", "rank")
+    for metric in ("AD", "IC", "AG")
+    for keep in (100, 50, 15)
 }
-
-
-class Images(Dataset[Sample]):
-    def __init__(self) -> None:
-        self.images = torch.rand(COUNT, 3, 32, 32, generator=torch.Generator().manual_seed(5))
-
-    def __len__(self) -> int:
-        return COUNT
-
-    def __getitem__(self, index: int) -> Sample:
-        return Sample(image=self.images[index], label=-1, index=index)
+ROAD = {
+    f"road/{order}_{reading}{part}"
+    for order in ("morf", "lerf")
+    for reading in ("confidence", "kept")
+    for part in ("", "_10", "_50", "_90")
+}
+REMOVES = (0.1, 0.5, 0.9)
 
 
 class Module(LightningModule):
-    """Explains by Grad-CAM, under whatever grad mode Lightning chooses."""
+    """Explains by any method, under whatever grad mode Lightning chooses."""
 
-    def __init__(self, classifier: FrozenClassifier) -> None:
+    def __init__(self, classifier: FrozenClassifier, method: str = "gradcam") -> None:
         super().__init__()
         self.classifier = classifier
-        self.explainer = build_explainer(classifier, MethodOptions("gradcam"))
+        self.explainer = build_explainer(classifier, MethodOptions(method))
         self.weight = nn.Parameter(torch.zeros(1))
 
     def explain_batch(self, images: Tensor, targets: Tensor) -> Tensor:
@@ -64,7 +69,7 @@ class Module(LightningModule):
         return torch.optim.SGD(self.parameters(), lr=0.1)
 
 
-def trainer(callback: AverageDropIncrease, tmp_path: Path, **changes: Any) -> Trainer:
+def trainer(callback: PerturbationCallback, tmp_path: Path, **changes: Any) -> Trainer:
     options: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 2,
@@ -79,7 +84,7 @@ def trainer(callback: AverageDropIncrease, tmp_path: Path, **changes: Any) -> Tr
 
 
 def loader(batch_size: int = 4) -> DataLoader[Sample]:
-    return DataLoader(Images(), batch_size=batch_size)
+    return DataLoader(Images(COUNT), batch_size=batch_size)
 
 
 @pytest.fixture(autouse=True)
@@ -89,52 +94,91 @@ def _quiet() -> Any:
         yield
 
 
-def expected(classifier: FrozenClassifier, out: Path, margin: float = 1e-5) -> dict[str, float]:
-    summary = evaluate(
-        build_explainer(classifier, MethodOptions("gradcam")),
-        classifier,
-        loader(COUNT),  # type: ignore[arg-type] # a loader of samples gives batches
-        scalings=("minmax", "rank"),
-        masking=classifier.spec.masking,
-        margin=margin,
-        batch_size=64,
+def evaluated(module: Any, out: Path, plan: Plan | None = None) -> Summary:
+    """Evaluate the module's explanations without Lightning."""
+    return run_evaluation(
+        lambda images, targets, _indices: module.explain_batch(images, targets),
+        module.classifier,
+        Images(COUNT),
+        plan or Plan(("ad-ic", "road"), masking=module.classifier.spec.masking, removes=REMOVES),
         out=out,
         provenance={},
+        files=[str(index) for index in range(COUNT)],
         progress=False,
     )
-    return {name: estimate.value for name, estimate in summary.metrics.items()}
+
+
+def values(summary: Summary, names: set[str], stage: str) -> dict[str, Any]:
+    assert names <= set(summary.metrics)
+    return {f"{stage}/{name}": pytest.approx(summary.metrics[name].value, abs=1e-3) for name in names}
+
+
+@pytest.fixture
+def ttame(toy_classifier: Make) -> AttentionModule:
+    """The module that `tame train` trains, at random."""
+    classifier = toy_classifier()
+    model = ExplainedClassifier(classifier, build_attention("ttame", classifier.channels, 5))
+    return AttentionModule(model.eval(), AttentionLoss("ranked"), max_lr=0.01)
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_drop_and_increase_of_ttame_in_a_test(ttame: AttentionModule, tmp_path: Path, batch_size: int) -> None:
+    callback = AverageDropIncrease(scalings=("minmax", "rank"), pass_rows=batch_size + 1)
+    (logged,) = trainer(callback, tmp_path).test(ttame, loader(batch_size), verbose=False)
+    assert logged == values(evaluated(ttame, tmp_path / "run"), AD_IC, "test")
+
+
+@pytest.mark.parametrize("batch_size", [1, 4, 32])
+def test_road_of_ttame_in_a_test(ttame: AttentionModule, tmp_path: Path, batch_size: int) -> None:
+    """The noise of an image depends on its index, not on its batch."""
+    callback = RemoveAndDebias(REMOVES, pass_rows=batch_size + 1)
+    (logged,) = trainer(callback, tmp_path).test(ttame, loader(batch_size), verbose=False)
+    assert logged == values(evaluated(ttame, tmp_path / "run"), ROAD, "test")
 
 
 @pytest.mark.parametrize("inference_mode", [True, False])
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
 def test_the_same_as_an_evaluation(toy_classifier: Make, tmp_path: Path, kind: str, inference_mode: bool) -> None:
     module = Module(toy_classifier(kind))
-    callback = AverageDropIncrease(scalings=("minmax", "rank"))
-    (logged,) = trainer(callback, tmp_path, inference_mode=inference_mode).validate(module, loader(), verbose=False)
-    assert set(logged) == {f"val/{name}" for name in NAMES}
-    for name, value in expected(module.classifier, tmp_path / "run").items():
-        assert logged[f"val/{name}"] == pytest.approx(value, abs=1e-3)
+    summary = evaluated(module, tmp_path / "run")
+    for callback, names in (
+        (AverageDropIncrease(scalings=("minmax", "rank")), AD_IC),
+        (RemoveAndDebias(REMOVES), ROAD),
+    ):
+        (logged,) = trainer(callback, tmp_path, inference_mode=inference_mode).validate(
+            module, loader(32), verbose=False
+        )
+        assert logged == values(summary, names, "val")
 
 
-@pytest.mark.parametrize("size", [1, 7, 32])
-def test_batch_sizes_do_not_matter(toy_classifier: Make, tmp_path: Path, size: int) -> None:
+def test_both_together(toy_classifier: Make, tmp_path: Path) -> None:
     module = Module(toy_classifier())
-    callback = AverageDropIncrease(keeps=(0.15,), batch_size=size)
-    (logged,) = trainer(callback, tmp_path).test(module, loader(size), verbose=False)
-    values = expected(module.classifier, tmp_path / "run")
-    assert logged == pytest.approx(
-        {f"test/minmax/{name}_15": values[f"minmax/{name}_15"] for name in ("AD", "IC")}, abs=1e-3
-    )
+    run = trainer(AverageDropIncrease(scalings=("minmax", "rank")), tmp_path)
+    run.callbacks.append(RemoveAndDebias(REMOVES))  # type: ignore[attr-defined]
+    (logged,) = run.test(module, loader(32), verbose=False)
+    assert logged == values(evaluated(module, tmp_path / "run"), AD_IC | ROAD, "test")
+
+
+def test_batches_without_an_index_count_on(toy_classifier: Make, tmp_path: Path) -> None:
+    class WithoutIndex(Images):
+        def __getitem__(self, index: int) -> Any:
+            return {"image": self.images[index]}
+
+    module = Module(toy_classifier())
+    batches: Any = DataLoader(WithoutIndex(COUNT), batch_size=4)
+    (logged,) = trainer(RemoveAndDebias(REMOVES), tmp_path).test(module, batches, verbose=False)
+    (expected,) = trainer(RemoveAndDebias(REMOVES), tmp_path).test(module, loader(4), verbose=False)
+    assert logged == expected
 
 
 def test_epochs_and_the_sanity_check_do_not_add_up(toy_classifier: Make, tmp_path: Path) -> None:
     module = Module(toy_classifier())
     callback = AverageDropIncrease(scalings=("minmax", "rank"))
     run = trainer(callback, tmp_path, num_sanity_val_steps=2)
-    run.fit(module, loader(), loader())
-    values = expected(module.classifier, tmp_path / "run")
-    for name, value in values.items():
-        assert run.callback_metrics[f"val/{name}"].item() == pytest.approx(value, abs=1e-3)
+    run.fit(module, loader(32), loader(32))
+    summary = evaluated(module, tmp_path / "run")
+    for name in AD_IC:
+        assert run.callback_metrics[f"val/{name}"].item() == pytest.approx(summary.metrics[name].value, abs=1e-3)
     assert all(metrics["AD"].count == COUNT for metrics in callback.metrics.values())
 
 
@@ -142,11 +186,11 @@ def test_several_loaders(toy_classifier: Make, tmp_path: Path) -> None:
     """All images of all loaders together."""
     callback = AverageDropIncrease(keeps=(0.125,))
     (first, *_) = trainer(callback, tmp_path).validate(Module(toy_classifier()), [loader(), loader()], verbose=False)
-    assert set(first) == {"val/minmax/AD_12.5", "val/minmax/IC_12.5"}
-    assert callback.metrics["minmax", 0.125]["AD"].count == 2 * COUNT
+    assert set(first) == {"val/minmax/AD_12.5", "val/minmax/IC_12.5", "val/minmax/AG_12.5"}
+    assert callback.metrics["minmax_12.5"]["AD"].count == 2 * COUNT
 
 
-def test_masking_and_margin_are_used(toy_classifier: Make, tmp_path: Path) -> None:
+def test_masking_margin_noise_and_seed_are_used(toy_classifier: Make, tmp_path: Path) -> None:
     module = Module(toy_classifier())
     logged = [
         trainer(AverageDropIncrease(**changes), tmp_path).validate(module, loader(), verbose=False)[0]
@@ -155,6 +199,32 @@ def test_masking_and_margin_are_used(toy_classifier: Make, tmp_path: Path) -> No
     assert logged[0] == logged[1]  # the backbone's own
     assert logged[2] != logged[0]
     assert logged[3]["val/minmax/IC_100"] == 0
+    plain, *others = (
+        trainer(RemoveAndDebias((0.5,), **changes), tmp_path).validate(module, loader(), verbose=False)[0]
+        for changes in ({}, {"seed": 1}, {"noise": 0.0})
+    )
+    assert all(other["val/road/morf_confidence"] != plain["val/road/morf_confidence"] for other in others)
+
+
+@pytest.mark.parametrize("callback", [AverageDropIncrease, RemoveAndDebias])
+def test_images_that_a_distributed_sampler_repeats_count_once(
+    toy_classifier: Make, tmp_path: Path, callback: Any
+) -> None:
+    """Four processes, one after the other: 12 images are dealt, of which 11 are different ones."""
+    module, measures = Module(toy_classifier(), "random"), callback()
+    measures.on_test_epoch_start(None, module)
+    for rank in range(4):
+        sampler: Any = DistributedSampler(Images(COUNT), 4, rank, shuffle=False)
+        batches = DataLoader(Images(COUNT), batch_size=2, sampler=sampler)
+        measures._seen.clear()
+        process: Any = SimpleNamespace(world_size=4, test_dataloaders=batches)
+        for number, batch in enumerate(batches):
+            measures.on_test_batch_end(process, module, None, batch, number)
+    assert {int(metric.count) for metrics in measures.metrics.values() for metric in metrics.values()} == {COUNT}
+    alone = callback()
+    (logged,) = trainer(alone, tmp_path).test(module, loader(), verbose=False)
+    found = {f"test/{name}": value.item() for name, value in measures.values().items()}
+    assert found == pytest.approx(logged, abs=1e-3)
 
 
 @pytest.mark.parametrize("count", [5, 8, 9, 2])
@@ -183,11 +253,18 @@ def test_errors(toy_classifier: Make, tmp_path: Path) -> None:
         AverageDropIncrease(keeps=(15,))
     with pytest.raises(InputError, match="expected a margin of 0 or more, got -1"):
         AverageDropIncrease(margin=-1)
-    module: Any = Module(toy_classifier())
-    module.classifier = nn.Identity()
-    with pytest.raises(InputError, match="expected a module with a FrozenClassifier as .classifier, got Module"):
-        trainer(AverageDropIncrease(), tmp_path).validate(module, loader(), verbose=False)
-    module = Module(toy_classifier())
-    module.explain_batch = None
-    with pytest.raises(InputError, match=r"expected a module with explain_batch\(images, targets\), got Module"):
-        trainer(AverageDropIncrease(), tmp_path).validate(module, loader(), verbose=False)
+    with pytest.raises(InputError, match=r"expected rows per pass of 0 \(as many as fit\) or more, got -1"):
+        AverageDropIncrease(pass_rows=-1)
+    with pytest.raises(InputError, match=r"expected remove, a fraction of the pixels, in \(0, 1\], got 10"):
+        RemoveAndDebias((10,))
+    with pytest.raises(InputError, match="expected noise of 0 or more, got -1"):
+        RemoveAndDebias(noise=-1)
+    for callback in (AverageDropIncrease, RemoveAndDebias):
+        module: Any = Module(toy_classifier())
+        module.classifier = nn.Identity()
+        with pytest.raises(InputError, match="expected a module with a FrozenClassifier as .classifier, got Module"):
+            trainer(callback(), tmp_path).validate(module, loader(), verbose=False)
+        module = Module(toy_classifier())
+        module.explain_batch = None
+        with pytest.raises(InputError, match=r"expected a module with explain_batch\(images, targets\), got Module"):
+            trainer(callback(), tmp_path).validate(module, loader(), verbose=False)

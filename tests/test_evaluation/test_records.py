@@ -6,21 +6,18 @@ import json
 import math
 from pathlib import Path
 
-import numpy as np
 import pytest
 
 from tame.checks import InputError
 from tame.evaluation.records import (
     Estimate,
     Row,
-    Rows,
     Summary,
-    image_scores,
+    counted,
     join_rows,
     read_rows,
     read_run,
     read_summary,
-    score_columns,
     summarise,
     write_rows,
     write_summary,
@@ -34,30 +31,46 @@ ROWS: list[Row] = [
         "correct_top1": 1 if index == 1 else 0 if index else "",
         "correct_top5": 1 if index else "",
         "p": p,
-        "minmax_p_50": masked,
+        "counted": 1,
+        "minmax_50_p": masked,
         "constant": int(index == 1),
         "invalid": int(index == 2),
+        "explain_forward": 2 * index,
+        "explain_backward": index,
+        "seconds_explain": 0.25,
+        "seconds_perturb": 0.5 * index,
+        "seconds_classify": 1.0,
     }
     for index, (p, masked) in enumerate([(0.5, 0.25), (1 / 3, 0.1 + 0.2), (1e-45, 5e-324)])
 ]
-SETTINGS = {"scalings": ["minmax"], "keeps": [0.5], "ic_margin": 1e-5}
+SETTINGS = {"metrics": ["ad-ic"], "scalings": ["minmax"], "keeps": [0.5], "ic_margin": 1e-5}
+UNCOUNTED = {
+    name: 0 if name == "counted" else "" if name in list(ROWS[0])[7:] else cell for name, cell in ROWS[2].items()
+}
 
 
 def test_rows_to_the_last_digit(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv", ROWS)
     rows = read_rows(tmp_path / "rows.csv")
     assert rows.files == [row["file"] for row in ROWS]
-    for name in ("p", "minmax_p_50", "index", "constant"):
+    for name in ("p", "minmax_50_p", "index", "constant"):
         assert rows.columns[name].tolist() == [row[name] for row in ROWS]
     assert math.isnan(rows.columns["label"][0]) and rows.columns["label"][1] == 7
 
 
-def test_parts_join_to_what_was_written_at_once(tmp_path: Path) -> None:
+def test_parts_join_in_the_order_of_the_list(tmp_path: Path) -> None:
     write_rows(tmp_path / "all.csv", ROWS)
     for number, row in enumerate(ROWS):
         write_rows(tmp_path / f"{number}.csv", [row])
-    join_rows([tmp_path / f"{number}.csv" for number in range(3)], tmp_path / "joined.csv")
+    join_rows([tmp_path / f"{number}.csv" for number in (2, 0, 1)], tmp_path / "joined.csv")
     assert (tmp_path / "joined.csv").read_bytes() == (tmp_path / "all.csv").read_bytes()
+
+
+def test_an_image_that_two_parts_hold_counts_once(tmp_path: Path) -> None:
+    write_rows(tmp_path / "0.csv", ROWS[:2])
+    write_rows(tmp_path / "1.csv", ROWS[1:])
+    join_rows([tmp_path / "0.csv", tmp_path / "1.csv"], tmp_path / "joined.csv")
+    assert read_rows(tmp_path / "joined.csv").columns["index"].tolist() == [0, 1, 2]
 
 
 def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
@@ -69,28 +82,47 @@ def test_a_failed_write_leaves_the_old_file(tmp_path: Path) -> None:
     assert len(list(tmp_path.iterdir())) == 1
 
 
-def test_image_scores_by_hand() -> None:
-    rows = Rows(["a", "b"], {"p": np.array([0.5, 0.4]), "rank_p_15": np.array([0.25, 0.5])})
-    scores = image_scores(rows, "rank", 0.15, 0.0)
-    assert scores["AD"].tolist() == [50.0, 0.0]
-    assert scores["IC"].tolist() == [0.0, 100.0]
-
-
 def test_summary_by_hand(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv", ROWS[:2])
     summary = summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)
     dropped = 100 * (1 / 3 - (0.1 + 0.2)) / (1 / 3)
     assert summary.metrics["minmax/AD_50"].value == pytest.approx((50 + dropped) / 2)
     assert summary.metrics["minmax/AD_50"].standard_error == pytest.approx(abs(50 - dropped) / 2)
-    assert summary.metrics["minmax/IC_50"] == (0.0, 0.0)
+    assert summary.metrics["minmax/IC_50"] == summary.metrics["minmax/AG_50"] == (0.0, 0.0)
     assert (summary.images, summary.constant, summary.invalid, summary.labelled) == (2, 1, 0, 1)
     assert summary.accuracy == {"top1": 100.0, "top5": 100.0}
+    assert summary.cost == {
+        "explain_forward": 1,
+        "explain_backward": 0.5,
+        "seconds_explain": 0.25,
+        "seconds_perturb": 0.25,
+        "seconds_classify": 1,
+    }
+    assert summary.settings == SETTINGS
+
+
+def test_accuracy_is_of_all_images_with_a_label_the_rest_of_those_that_count(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", [*ROWS[:2], UNCOUNTED])
+    rows = read_rows(tmp_path / "rows.csv")
+    summary = summarise(rows, SETTINGS)
+    assert (summary.images, summary.labelled, summary.invalid) == (2, 2, 0)
+    assert summary.accuracy == {"top1": 50.0, "top5": 100.0}
+    alone = summarise(counted(rows), SETTINGS)
+    assert summary.metrics == alone.metrics and summary.cost == alone.cost
+    assert counted(rows).files == rows.files[:2]
+    assert math.isnan(rows.columns["minmax_50_p"][2])
 
 
 def test_summary_without_labels(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv", ROWS[:1])
     summary = summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)
     assert summary.accuracy == {} and summary.labelled == 0
+
+
+def test_no_image_that_counts(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", [UNCOUNTED, UNCOUNTED])
+    with pytest.raises(InputError, match="expected at least one image that counts, got none of 2"):
+        summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)
 
 
 def test_summary_there_and_back(tmp_path: Path) -> None:
@@ -101,13 +133,14 @@ def test_summary_there_and_back(tmp_path: Path) -> None:
         invalid=0,
         labelled=0,
         accuracy={},
+        cost={"explain_forward": 1.0},
         metrics={"minmax/AD_100": Estimate(1 / 3, math.nan)},
     )
     write_summary(tmp_path / "summary.json", summary)
     again = read_summary(tmp_path / "summary.json")
     assert again.metrics["minmax/AD_100"].value == 1 / 3
     assert math.isnan(again.metrics["minmax/AD_100"].standard_error)
-    assert (again.settings, again.images) == (summary.settings, summary.images)
+    assert (again.settings, again.images, again.cost) == (summary.settings, summary.images, summary.cost)
     assert "NaN" not in (tmp_path / "summary.json").read_text()  # JSON knows none
 
 
@@ -123,5 +156,3 @@ def test_errors(tmp_path: Path) -> None:
         (tmp_path / "rows.csv").write_text(text)
         with pytest.raises(InputError, match=f"holds no rows of an evaluation: cannot read .*{wrong}"):
             read_rows(tmp_path / "rows.csv")
-    with pytest.raises(InputError, match=r"expected different scalings and keeps, got .* and \[0.5, 0.5\]"):
-        score_columns(["minmax"], [0.5, 0.5])

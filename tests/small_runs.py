@@ -1,0 +1,91 @@
+"""Evaluations of toy classifiers on generated images, and what two of them must have in common."""
+
+from __future__ import annotations
+
+import csv
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.utils.data import Dataset
+
+from tame.backbones import FrozenClassifier
+from tame.data import Batch
+from tame.data.dataset import Sample
+from tame.evaluation import Plan, Summary, run_evaluation
+from tame.evaluation.batch import Maps
+from tame.explainers import build_explainer
+from tame.options import MethodOptions
+
+COUNT = 23
+FILES = [f"{index:02d}.jpg" for index in range(COUNT)]
+EVERYTHING = Plan(("ad-ic", "road", "insertion", "deletion"), removes=(0.1, 0.5, 0.9), steps=3)
+
+
+class Interrupted(Exception):  # noqa: N818 - no error
+    """As if the process were killed."""
+
+
+class Images(Dataset[Sample]):
+    """Images of 3 x 32 x 32, of which number 4 has no label; reading stops before image ``stop``."""
+
+    def __init__(self, count: int = COUNT, stop: int | None = None) -> None:
+        self.images = torch.rand(count, 3, 32, 32, generator=torch.Generator().manual_seed(3))
+        self.labels = torch.tensor([-1 if index == 4 else index % 5 for index in range(count)])
+        self.stop = stop
+
+    def __len__(self) -> int:
+        return len(self.images)
+
+    def __getitem__(self, index: int) -> Sample:
+        if self.stop is not None and index >= self.stop:
+            raise Interrupted
+        return Sample(image=self.images[index], label=int(self.labels[index]), index=index)
+
+
+def batch_of(images: Tensor, labels: Sequence[int] | None = None) -> Batch:
+    known = [-1] * len(images) if labels is None else list(labels)
+    return Batch(image=images, label=torch.tensor(known), index=torch.arange(len(images)))
+
+
+def maps_by(classifier: FrozenClassifier, method: str) -> Maps:
+    explainer = build_explainer(classifier, MethodOptions(method))
+    return lambda images, targets, _indices: explainer(images, targets)
+
+
+def run(
+    classifier: FrozenClassifier,
+    out: Path,
+    plan: Plan = EVERYTHING,
+    *,
+    method: str = "gradcam",
+    stop: int | None = None,
+    **changes: Any,
+) -> Summary:
+    """Evaluate a method on `Images`; ``maps_of`` explains in its place."""
+    options: dict[str, Any] = {
+        "maps_of": changes.pop("maps_of", None) or maps_by(classifier, method),
+        "dataset": Images(stop=stop),
+        "provenance": {"method": method, "preset": "tame", "overrides": {}},
+        "files": FILES,
+        "batch_size": 7,
+        "progress": False,
+    }
+    return run_evaluation(classifier=classifier, plan=plan, out=out, **options | changes)
+
+
+def cells(folder: Path) -> list[dict[str, str]]:
+    """Read all that does not depend on the clock, as it is written."""
+    with (folder / "rows.csv").open(newline="", encoding="utf-8") as file:
+        return [
+            {name: cell for name, cell in row.items() if not name.startswith("seconds_")}
+            for row in csv.DictReader(file)
+        ]
+
+
+def numbers(summary: Summary) -> dict[str, Any]:
+    """Return all of a summary that does not depend on the clock."""
+    cost = {name: value for name, value in summary.cost.items() if not name.startswith("seconds_")}
+    return {**vars(summary), "cost": cost}

@@ -1,0 +1,188 @@
+"""Counted passes: plain, with gradients, through traced graphs, from an inner layer on; hooks leave with the block."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import Tensor, nn
+
+from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
+from tame.backbones.gradients import graph_from
+from tame.backbones.passes import PassCounter, Passes
+from tame.explainers.cams import GradCAM
+from tame.explainers.partial import cut_at
+from tame.perturb import MaskedInputs, PassRows, perturbed_scores
+
+Make = Callable[..., FrozenClassifier]
+KINDS = pytest.mark.parametrize("kind", ["cnn", "vit"])
+
+
+def images(batch: int = 5) -> Tensor:
+    return torch.rand(batch, 3, 32, 32, generator=torch.Generator().manual_seed(1))
+
+
+def hooks(classifier: FrozenClassifier) -> int:
+    return sum(
+        len(part._forward_hooks) + len(part._forward_pre_hooks) + len(part._backward_hooks)
+        for part in classifier.modules()
+    )
+
+
+@KINDS
+def test_a_plain_pass(toy_classifier: Make, kind: str) -> None:
+    classifier = toy_classifier(kind)
+    with PassCounter(classifier).counting() as passes:
+        classifier.logits(images())
+        classifier.logits(images(2))
+    assert passes == Passes(forward=7, backward=0)
+
+
+@KINDS
+def test_the_traced_graph(toy_classifier: Make, kind: str) -> None:
+    """Features and logits come from the extractor, which shares the modules."""
+    classifier = toy_classifier(kind)
+    with PassCounter(classifier).counting() as passes:
+        classifier(images())
+        classifier.with_layers(classifier.layers[:1])  # checks its taps on one random image, by tracing and by hooks
+    assert passes == Passes(forward=5 + 2, backward=0)
+
+
+@KINDS
+@pytest.mark.parametrize("outer", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+def test_grad_cam_is_one_pass_each_way(toy_classifier: Make, kind: str, outer: Callable[[], torch.no_grad]) -> None:
+    classifier = toy_classifier(kind)
+    explainer = GradCAM(classifier, "stage3" if kind == "cnn" else "encoder.layers.encoder_layer_1.ln_1")
+    with PassCounter(classifier).counting() as passes, outer():
+        explainer(images(), torch.arange(5))
+    assert passes == Passes(forward=5, backward=5)
+
+
+@KINDS
+def test_gradients_of_every_pass_are_counted(toy_classifier: Make, kind: str) -> None:
+    classifier = toy_classifier(kind)
+    given = images(3).requires_grad_()
+    with PassCounter(classifier).counting() as passes:
+        logits = classifier.logits(given)
+        torch.autograd.grad(logits[:, 0].sum(), given, retain_graph=True)
+        torch.autograd.grad(logits[:, 1].sum(), given)
+    assert passes == Passes(forward=3, backward=6)
+
+
+@KINDS
+def test_a_graph_that_is_not_walked_back_costs_nothing(toy_classifier: Make, kind: str) -> None:
+    classifier = toy_classifier(kind)
+    with PassCounter(classifier).counting() as passes:
+        graph_from(classifier, classifier.layers[0], images())
+    assert passes == Passes(forward=5, backward=0)
+
+
+@KINDS
+def test_a_pass_from_an_inner_layer_counts_its_rows(toy_classifier: Make, kind: str) -> None:
+    classifier = toy_classifier(kind)
+    before, behind = cut_at(classifier, classifier.layers[1])
+    counter = PassCounter(classifier)
+    with counter.counting() as passes:
+        values = before(images(1))
+    assert passes == Passes(forward=0, backward=0)  # it does not reach the logits
+    with counter.counting() as passes:
+        behind(*(value.expand(4, *value.shape[1:]) for value in values))
+    assert passes == Passes(forward=4, backward=0)
+
+
+def test_perturbed_scores(toy_classifier: Make) -> None:
+    """However many rows go through at once."""
+    classifier = toy_classifier()
+    targets, inputs = torch.zeros(5, dtype=torch.int64), MaskedInputs(["minmax", "rank"], [1.0, 0.5, 0.15])
+    with PassCounter(classifier).counting() as passes:
+        perturbed_scores(
+            classifier, images(), torch.rand(5, 4, 4), targets, torch.arange(5), [inputs], rows=PassRows(7)
+        )
+    assert passes == Passes(forward=30, backward=0)
+
+
+def test_blocks_count_on_their_own(toy_classifier: Make) -> None:
+    classifier = toy_classifier()
+    counter = PassCounter(classifier)
+    with counter.counting() as outer:
+        classifier.logits(images(1))
+        with counter.counting() as inner:
+            classifier.logits(images(2))
+    classifier.logits(images(4))
+    assert outer == Passes(forward=3) and inner == Passes(forward=2)
+
+
+def test_no_hook_is_left(toy_classifier: Make) -> None:
+    classifier = toy_classifier()
+    assert hooks(classifier) == 0
+    counter = PassCounter(classifier)
+    assert hooks(classifier) == 0
+    with counter.counting():
+        assert hooks(classifier) == 1
+    assert hooks(classifier) == 0
+
+
+def test_no_hook_is_left_by_an_error(toy_classifier: Make) -> None:
+    classifier = toy_classifier()
+    with pytest.raises(RuntimeError, match="channels"), PassCounter(classifier).counting() as passes:
+        classifier.logits(images())
+        classifier.module(torch.rand(1, 2, 32, 32))
+    assert hooks(classifier) == 0 and passes == Passes(forward=5)
+
+
+def test_no_hook_is_left_by_a_classifier_that_fails(toy_classifier: Make, monkeypatch: pytest.MonkeyPatch) -> None:
+    classifier = toy_classifier()
+
+    def fail(_inputs: Tensor) -> Tensor:
+        raise RuntimeError("broken")
+
+    monkeypatch.setattr(classifier.module.head, "forward", fail)
+    with pytest.raises(RuntimeError, match="broken"):
+        PassCounter(classifier)
+    assert hooks(classifier) == 0
+
+
+class Last(nn.Module):
+    """Ends in something that is no layer, or no layer's last word."""
+
+    def __init__(self, end: str) -> None:
+        super().__init__()
+        self.end = end
+        self.stem = nn.Conv2d(1, 4, 3)
+        self.out = nn.Conv2d(4, 2, 1)
+        self.scale = nn.Parameter(torch.ones(2))
+        self.unused = nn.Linear(2, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        maps = self.out(self.stem(inputs).relu())
+        if self.end == "scaled":
+            return maps.mean((2, 3)) * self.scale
+        return maps.mul_(2).mean((2, 3)) if self.end == "in place" else maps.flatten(2).mean(2)
+
+
+@pytest.mark.parametrize("end", ["pooled", "scaled", "in place"])
+def test_what_comes_behind_the_last_layer_does_not_matter(end: str) -> None:
+    spec = BackboneSpec("odd", nn.Identity, Preprocessing(8, 8, "bilinear", (0.0,), (1.0,)), class_names=("a", "b"))
+    classifier = FrozenClassifier(spec, Last(end), layers=["stem"])
+    with PassCounter(classifier).counting() as passes:
+        classifier(torch.rand(3, 1, 8, 8))
+        leaf, logits = graph_from(classifier, "stem", torch.rand(2, 1, 8, 8))
+        torch.autograd.grad(logits[:, 0].sum(), leaf)
+    assert passes == Passes(forward=5, backward=2)
+
+
+def test_a_network_without_layers_counts_as_a_whole() -> None:
+    class Brightness(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.pool = nn.AdaptiveAvgPool2d(1)
+
+        def forward(self, inputs: Tensor) -> Tensor:
+            return self.pool(inputs).flatten(1)
+
+    spec = BackboneSpec("flat", nn.Identity, Preprocessing(4, 4), class_names=("r", "g", "b"))
+    classifier = FrozenClassifier(spec, Brightness(), layers=["pool"])
+    with PassCounter(classifier).counting() as passes:
+        classifier.logits(torch.rand(6, 3, 4, 4))
+    assert passes.forward == 6
