@@ -1,0 +1,152 @@
+"""What each explanation method costs, beside the `grad-cam` library's own and a plain loop of RISE, in one run.
+
+For a classifier with random weights at 224 x 224 it times, as seconds per image: a plain forward pass at the best of
+several batch sizes; ours; and the other program's, for Grad-CAM, Grad-CAM++, Score-CAM, Ablation-CAM (library, at its
+default batch sizes) and RISE (masks one by one, in batches of the best size). "Of the passes" is our time over that of
+as many plain forward passes as the method makes. Ours and the other take turns; a ratio is the median over the turns.
+
+    python -m benchmarks.explainers [--quick] [--backbone resnet18 --layer layer4] [--json FILE]
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import platform
+import random
+import statistics
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import torch
+from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus, ScoreCAM
+from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
+from torch import Tensor
+
+from tame.backbones import FrozenClassifier, load_backbone
+from tame.backbones.passes import PassCounter
+from tame.explainers import build_explainer
+from tame.explainers.rise import RISE
+from tame.options import MethodOptions
+
+LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "scorecam": ScoreCAM, "ablationcam": AblationCAM}
+Call = Callable[[], object]
+Row = dict[str, str | int | float]
+
+
+def seconds_of(call: Call) -> float:
+    started = time.perf_counter()
+    call()
+    return time.perf_counter() - started
+
+
+def plain_seconds(classifier: FrozenClassifier, sizes: tuple[int, ...], turns: int) -> tuple[float, int]:
+    """Return the seconds of a plain forward pass per image, and the batch size that it is quickest at."""
+    side = classifier.spec.preprocessing.crop
+    taken = {}
+    with torch.inference_mode():
+        for size in sizes:
+            images = torch.rand(size, 3, side, side)
+            classifier.logits(images)
+            taken[size] = min(seconds_of(lambda given=images: classifier.logits(given)) for _ in range(turns)) / size
+    best = min(taken, key=taken.__getitem__)
+    return taken[best], best
+
+
+def plain_rise(classifier: FrozenClassifier, image: Tensor, target: Tensor, masks: Tensor, rows: int) -> Tensor:
+    """RISE as it is usually written: masks (N, H, W) of full size are multiplied on and classified."""
+    given = classifier.normalise(image)
+    scores = [classifier.module(given * part.unsqueeze(1)).softmax(1)[:, target] for part in masks.split(rows)]
+    return torch.einsum("n,nhw->hw", torch.cat(scores).squeeze(1), masks)
+
+
+def library_call(classifier: FrozenClassifier, method: str, layer: str, image: Tensor, target: Tensor) -> Call:
+    """Return the library's own computation of one map; it wants parameters that take gradients."""
+    given, targets = classifier.normalise(image), [ClassifierOutputTarget(int(target))]
+
+    def call() -> object:
+        classifier.module.requires_grad_(True)
+        try:
+            with LIBRARY[method](classifier.module, [classifier.module.get_submodule(layer)]) as cam:
+                return cam(given, targets)
+        finally:
+            classifier.module.requires_grad_(False)
+            classifier.module.zero_grad()
+
+    return call
+
+
+def measure(
+    classifier: FrozenClassifier, layer: str, rise_masks: int, turns: int, slow: bool
+) -> list[dict[str, object]]:
+    """Return one row per method; ``slow`` includes Score-CAM and the library's Ablation-CAM, a pass per channel."""
+    plain, best = plain_seconds(classifier, (1, 4, 8, 16, 32), turns)
+    side = classifier.spec.preprocessing.crop
+    image, target = torch.rand(1, 3, side, side), torch.tensor([1])
+    counter = PassCounter(classifier)
+    rows = []
+    for method in (*LIBRARY, "layercam", "iia", "integrated_gradients", "rise"):
+        if method == "scorecam" and not slow:
+            continue
+        explainer = build_explainer(classifier, MethodOptions(method, cam_layer=layer, rise_masks=rise_masks))
+        others: dict[str, Call] = {}
+        if method in LIBRARY and (slow or method != "ablationcam"):
+            others[method] = library_call(classifier, method, layer, image, target)
+        elif isinstance(explainer, RISE):
+            masks = torch.rand(rise_masks, side, side)
+            others[method] = lambda full=masks: plain_rise(classifier, image, target, full, best)
+        with counter.counting() as passes:
+            explainer(image, target)
+        calls: dict[str, Call] = {"ours": lambda explain=explainer: explain(image, target), **others}
+        taken: dict[str, list[float]] = {name: [] for name in calls}
+        for _ in range(turns):
+            for name in random.sample(list(calls), len(calls)):
+                with torch.no_grad() if method in ("rise", "scorecam", "ablationcam") else torch.enable_grad():
+                    taken[name].append(seconds_of(calls[name]))
+        ours = taken.pop("ours")
+        row: Row = {
+            "method": method,
+            "forward": passes.forward,
+            "backward": passes.backward,
+            "seconds": statistics.median(ours),
+            "of the passes": statistics.median(ours) / (plain * passes.forward),
+        }
+        for seconds in taken.values():
+            row |= {
+                "other": statistics.median(seconds),
+                "ratio": statistics.median(b / a for a, b in zip(ours, seconds, strict=True)),
+            }
+        rows.append(row)
+    return [{"method": "plain forward", "forward": 1, "backward": 0, "seconds": plain, "of the passes": 1.0}, *rows]
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description="Cost of explanation methods beside other programs.")
+    parser.add_argument("--quick", action="store_true", help="one turn, few masks, no pass per channel")
+    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--layer", default="layer4")
+    parser.add_argument("--rise-masks", type=int, default=500)
+    parser.add_argument("--threads", type=int, default=torch.get_num_threads())
+    parser.add_argument("--json", type=Path, help="write the figures to this file")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    masks, turns = (16, 1) if options.quick else (options.rise_masks, 3)
+    figures = measure(load_backbone(options.backbone, "random"), options.layer, masks, turns, slow=not options.quick)
+    print(
+        f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}; {options.backbone}, {masks} masks"
+    )
+    print("| method | forward | backward | seconds per image | of the passes | other program | ratio |")
+    print("|---|---|---|---|---|---|---|")
+    for row in figures:
+        other = f"{row['other']:.3f} | {row['ratio']:.2f} x" if "other" in row else "- | -"
+        print(
+            f"| {row['method']} | {row['forward']} | {row['backward']} | {row['seconds']:.4f} "
+            f"| {row['of the passes']:.2f} x | {other} |"
+        )
+    if options.json:
+        options.json.write_text(json.dumps({"torch": torch.__version__, "figures": figures}, indent=2) + "\n")
+
+
+if __name__ == "__main__":
+    main()
