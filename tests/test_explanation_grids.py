@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+import tame.explainers.setup
 import tame.explanation.files
 import tame.explanation.grids
-import tame.explanation.setup
 from tame.backbones import BACKBONES, FrozenClassifier, load_backbone
 from tame.checks import InputError
 from tame.cli import main
@@ -153,9 +153,9 @@ def test_several_methods_give_the_maps_that_each_gives_alone(toy_backbone, files
 
 def test_all_methods_share_one_classifier_and_its_scores(toy_backbone, files, monkeypatch):
     loaded, scored = [], []
-    load, logits = tame.explanation.setup.load_classifier, FrozenClassifier.logits
+    load, logits = tame.explainers.setup.load_classifier, FrozenClassifier.logits
     monkeypatch.setattr(
-        tame.explanation.setup, "load_classifier", lambda *given: loaded.append(load(*given)) or loaded[-1]
+        tame.explainers.setup, "load_classifier", lambda *given: loaded.append(load(*given)) or loaded[-1]
     )
     monkeypatch.setattr(FrozenClassifier, "logits", lambda self, images: scored.append(self) or logits(self, images))
     explained(files[0], "--backbone", toy_backbone, "--method", "centre,random,all_ones")
@@ -342,7 +342,7 @@ def test_unusable_requests(toy_backbone, toy_vit, files, capfd, case):
 
 
 def test_an_unknown_method_is_noticed_before_anything_is_loaded(toy_backbone, monkeypatch):
-    monkeypatch.setattr(tame.explanation.setup, "load_classifier", lambda *given: pytest.fail("was loaded"))
+    monkeypatch.setattr(tame.explainers.setup, "load_classifier", lambda *given: pytest.fail("was loaded"))
     with pytest.raises(InputError, match="unknown method 'nothing'"):
         set_up_methods(ExplainOptions(backbone=toy_backbone, method="centre,nothing"))
 

@@ -21,8 +21,7 @@ from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
 from tame.evaluation.report import View, write_report
 from tame.evaluation.table import Table, compare, curves_of
-from tame.explainers.base import build_explainer
-from tame.explainers.setup import layers_for, load_classifier
+from tame.explainers.setup import set_up_together
 from tame.files import replacing
 from tame.options import CompareOptions, EvaluateOptions
 from tame.types import Explainer
@@ -94,14 +93,8 @@ def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
     asked = [_of_one_method(options, text, out) for text in _split(options.methods)]
     if len({one.out for one in asked}) < len(asked):
         raise InputError(f"expected different methods, got {options.methods!r}")
-    first = load_classifier(options, asked[0]).to(device)
-    contenders = []
-    for one in asked:
-        layers = layers_for(one, one)
-        own = isinstance(layers, list) and tuple(layers) != first.layers  # of another checkpoint
-        classifier = first.with_layers(layers) if own else first
-        contenders.append(Contender(one, classifier, build_explainer(classifier, one)))
-    return contenders
+    setups = set_up_together([(one, one) for one in asked], device)
+    return [Contender(one, setup.classifier, setup.explainer) for one, setup in zip(asked, setups, strict=True)]
 
 
 def look(options: CompareOptions, contenders: Sequence[Contender]) -> list[View]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from tame.backbones import FrozenClassifier, load_backbone
 from tame.checkpoint import checkpoint_hash, read_metadata, shipped_checkpoint
 from tame.checks import InputError
 from tame.devices import resolve_device
-from tame.explainers.base import build_explainer
+from tame.explainers.base import EXPLAINERS, build_explainer
 from tame.explainers.learned import LEARNED
 from tame.options import CommonOptions, MethodOptions
 from tame.presets import PRESETS
@@ -34,6 +35,30 @@ def set_up(common: CommonOptions, method: MethodOptions) -> Setup:
     """
     classifier = load_classifier(common, method).to(resolve_device(common.device))
     return Setup(classifier, build_explainer(classifier, method), provenance_of(common, method))
+
+
+def set_up_together(requests: Sequence[tuple[CommonOptions, MethodOptions]], device: str) -> list[Setup]:
+    """Build several methods on one classifier, loaded once; a method whose checkpoint taps other layers shares it.
+
+    Args:
+        requests: What is asked for, of one backbone.
+        device: Where the classifier goes.
+
+    Raises:
+        InputError: For anything that cannot be used; unknown methods before anything is loaded.
+    """
+    for _, method in requests:
+        if ":" not in method.method:  # else a function of the user's own
+            EXPLAINERS.get(method.method)
+    first = next((one for one in requests if one[1].method in LEARNED), requests[0])  # a checkpoint has layers
+    classifier = load_classifier(*first).to(device)
+    setups = []
+    for common, method in requests:
+        layers = layers_for(common, method)
+        other = isinstance(layers, list) and tuple(layers) != classifier.layers  # of another checkpoint
+        tapped = classifier.with_layers(layers) if other else classifier
+        setups.append(Setup(tapped, build_explainer(tapped, method), provenance_of(common, method)))
+    return setups
 
 
 def load_classifier(common: CommonOptions, method: MethodOptions) -> FrozenClassifier:

@@ -8,9 +8,8 @@ from tame.backbones import BACKBONES
 from tame.checkpoint import read_metadata
 from tame.checks import InputError
 from tame.devices import resolve_device
-from tame.explainers import EXPLAINERS, build_explainer
-from tame.explainers.learned import LEARNED
-from tame.explainers.setup import layers_for, load_classifier
+from tame.explainers import EXPLAINERS
+from tame.explainers.setup import set_up_together
 from tame.explanation.one import Method
 from tame.options import ExplainOptions
 
@@ -39,13 +38,11 @@ def set_up_methods(options: ExplainOptions) -> list[Method]:
     for backbone in backbones:
         own = replace(options, backbone=backbone, checkpoint=checkpoints.get(backbone, ""))
         requests = [replace(own, method=method, checkpoint=path or own.checkpoint) for method, path in asked]
-        first = next((one for one in requests if one.method in LEARNED), requests[0])  # a checkpoint has layers
-        classifier = load_classifier(first, first).to(device)
-        for name, one in zip(names, requests, strict=True):
-            layers = layers_for(one, one)
-            other = isinstance(layers, list) and tuple(layers) != classifier.layers  # of another checkpoint
-            tapped = classifier.with_layers(layers) if other else classifier
-            methods.append(Method(tapped, build_explainer(tapped, one), name, options.preset))
+        setups = set_up_together([(one, one) for one in requests], device)
+        methods += [
+            Method(setup.classifier, setup.explainer, name, options.preset)
+            for name, setup in zip(names, setups, strict=True)
+        ]
     return methods
 
 
