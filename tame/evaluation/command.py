@@ -24,7 +24,7 @@ from tame.explainers.setup import load_classifier, provenance_of
 from tame.options import EvaluateOptions
 from tame.presets import PRESETS
 
-_MARGINS = {"32": 1e-5, "16-mixed": 1e-3, "bf16-mixed": 1e-2}  # above the rounding of each
+_MARGINS = {"32": 1e-5, "16-mixed": 1e-3, "bf16-mixed": 1e-2}  # about what one rounding step of the logits does to p
 
 
 class Finished(NamedTuple):
