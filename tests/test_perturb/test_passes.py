@@ -278,7 +278,7 @@ class TestPassRows:
         torch.testing.assert_close(found.confidence, expected.confidence, rtol=0, atol=1e-5)
         assert rows.rows == 4 and taken == [16, 8] + [4] * 20
 
-    @pytest.mark.parametrize(("rows", "device", "expected"), [(0, "cpu", 32), (0, "cuda", 256), (9, "cuda", 9)])
+    @pytest.mark.parametrize(("rows", "device", "expected"), [(0, "cpu", 8), (0, "cuda", 256), (9, "cuda", 9)])
     def test_where_it_starts(self, rows: int, device: str, expected: int) -> None:
         assert PassRows(rows, device).rows == expected
 
