@@ -26,7 +26,6 @@ from pathlib import Path
 
 import torch
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
-from tests.literal_road import direct_imputation
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
@@ -39,6 +38,7 @@ from tame.functional.removal import remove_exactly
 from tame.options import CommonOptions, MethodOptions
 from tame.perturb import PassRows
 from tame.perturb.imputed import ORDERS, REMOVES
+from tests.literal_road import direct_imputation
 
 BATCH = 8
 

@@ -86,6 +86,7 @@ def test_summary_says_where_the_numbers_come_from(labelled: Path, photographs: P
         "backbone": "toy_cnn",
         "weights": "random",
         "weights_sha256": classifier.weights_hash,
+        "layers": ["stage1", "stage2", "stage3"],
         "metrics": ["road", "ad-ic"],
         "scalings": ["minmax", "rank"],
         "keeps": [1.0, 0.5, 0.15],
@@ -110,7 +111,7 @@ def test_what_changes_the_maps_is_part_of_the_settings(toy_backbone: str, photog
     with pytest.raises(InputError, match="other settings: cam_layer 'stage2', not 'stage1'"):
         measure("gradcam", cam_layer="stage1", limit_images=2)
     assert measure("rise", rise_masks=3, limit_images=2, out="rise").settings["rise_masks"] == 3
-    with pytest.raises(InputError, match="other settings: rise_masks 3, not 4"):
+    with pytest.raises(InputError, match="; rise_masks 3, not 4"):
         measure("rise", rise_masks=4, limit_images=2, out="rise")
     with pytest.raises(InputError, match="other settings: list_sha256"):
         measure("rise", rise_masks=3, limit_images=3, out="rise")

@@ -391,7 +391,9 @@ def test_settings_that_the_first_process_refuses_end_all_of_them(toy_classifier:
 def test_more_processes_than_images(toy_classifier: Make, tmp_path: Path) -> None:
     images, classifiers = [Images()[0]], [toy_classifier(), toy_classifier()]
     results = Shared().run(
-        lambda process: run(classifiers[process.rank], tmp_path, dataset=images, files=FILES[:1], process=process)
+        lambda process: run(
+            classifiers[process.rank], tmp_path, dataset=images, files=FILES[:1], process=process, method="centre"
+        )
     )
     assert [getattr(result, "images", result) for result in results] == [1, 1]
 
@@ -472,6 +474,7 @@ def test_settings_name_what_the_numbers_depend_on(toy_classifier: Make, tmp_path
         "backbone": "toy_cnn",
         "weights": "random",
         "weights_sha256": classifier.weights_hash,
+        "layers": ["stage1", "stage2", "stage3"],
         "metrics": ["ad-ic", "road", "insertion", "deletion"],
         "scalings": ["minmax", "rank"],
         "keeps": [1.0, 0.5, 0.15],

@@ -31,15 +31,17 @@ MAKE: dict[str, Callable[[], Metric]] = {
 }
 EVERY = pytest.mark.parametrize("name", MAKE)
 
-# One batch for the whole collection: p stands for the confidence of ROAD's imputed images, too.
+# One batch for the whole collection.
 FIRST = {
     "confidence": torch.tensor([0.0, 0.0]),
+    "imputed": torch.tensor([0.0, 0.0]),
     "masked": torch.tensor([0.0, 0.0]),
     "kept": torch.tensor([False, False]),
     "confidences": torch.zeros(3, 2),
 }
 SECOND = {
     "confidence": torch.tensor([0.5, 0.5]),
+    "imputed": torch.tensor([0.5, 0.5]),
     "masked": torch.tensor([0.25, 0.5 + 2**-20]),
     "kept": torch.tensor([True, False]),
     "confidences": torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.5, 0.5]]),

@@ -196,9 +196,8 @@ class TestPrecision:
         probe = Probe()
         with torch.autocast("cpu", torch.float16):
             plain = plain_scores(classifier, images(), precision)
-            perturbed_scores(
-                classifier, images(), some_maps(), plain.targets, torch.arange(5), [probe], precision=precision
-            )
+            given = (classifier, images(), some_maps(), plain.targets, torch.arange(5), [probe])
+            perturbed_scores(*given, precision=precision, rows=PassRows(10))
         assert types == [expected] * 2 and probe.cast == [False, False]
         assert plain.logits.dtype == torch.float32
 
