@@ -11,12 +11,10 @@ from torch import Tensor
 from tame.backbones import FrozenClassifier
 from tame.backbones.gradients import as_map
 from tame.checks import InputError
+from tame.devices import rows_per_pass
 from tame.explainers.base import EXPLAINERS
 from tame.explainers.cams import LayerExplainer, at_cam_layer, layer_output, weighted_sum
 from tame.explainers.partial import cut_at
-
-CPU_ROWS, DEVICE_ROWS = 16, 128
-"""Rows, each one image with one channel, per pass through the classifier: more are slower on a CPU."""
 
 
 class PerturbationCAM(LayerExplainer):
@@ -28,7 +26,7 @@ class PerturbationCAM(LayerExplainer):
     Args:
         classifier: The classifier to explain.
         layer: Module whose output is A.
-        batch_size: Rows per pass through the classifier; None for `CPU_ROWS` or `DEVICE_ROWS`.
+        batch_size: Rows per pass through the classifier; None for `rows_per_pass`.
 
     Raises:
         InputError: If the layer does not exist or gives no feature map, or for a batch size below 1.
@@ -37,7 +35,7 @@ class PerturbationCAM(LayerExplainer):
     def __init__(self, classifier: FrozenClassifier, layer: str, batch_size: int | None = None) -> None:
         super().__init__(classifier, layer)
         if batch_size is None:
-            batch_size = CPU_ROWS if classifier.mean.device.type == "cpu" else DEVICE_ROWS
+            batch_size = rows_per_pass(classifier.mean.device)
         if batch_size < 1:
             raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
         self.batch_size = batch_size

@@ -11,8 +11,9 @@ from torch import Tensor
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
+from tame.devices import rows_per_pass
 from tame.explainers.base import EXPLAINERS, CheckedExplainer
-from tame.explainers.perturbation_cams import CPU_ROWS, DEVICE_ROWS
+from tame.functional.scores import confidences
 from tame.options import MethodOptions
 
 PUBLISHED_MASKS = 8000
@@ -120,7 +121,7 @@ class RISE(CheckedExplainer):
     Args:
         classifier: The classifier to explain.
         number: Number N of masks.
-        batch_size: Masked images per pass through the classifier, None for `CPU_ROWS` or `DEVICE_ROWS`; the maps do
+        batch_size: Masked images per pass through the classifier, None for `rows_per_pass`; the maps do
             not depend on it, up to rounding.
         seed: Seed of the masks.
         masks: Gives the masks of an image size (H, W); None: `draw_masks` with s = 7 and p1 = 0.5.
@@ -151,7 +152,7 @@ class RISE(CheckedExplainer):
         if number < 1:
             raise InputError(f"expected at least one mask, got --rise-masks {number}")
         if batch_size is None:
-            batch_size = CPU_ROWS if classifier.mean.device.type == "cpu" else DEVICE_ROWS
+            batch_size = rows_per_pass(classifier.mean.device)
         if batch_size < 1:
             raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
         self.batch_size = batch_size
@@ -178,12 +179,6 @@ class RISE(CheckedExplainer):
             with torch.autocast(images.device.type, enabled=False):
                 total += torch.tensordot(scores.to(total), chunk, dims=([0], [0]))
         return total
-
-
-def confidences(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax score of ``targets`` (B,) from ``logits`` (B, K), in float32 at least: (B,)."""
-    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
-    return scores.gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 @EXPLAINERS.register("rise")

@@ -8,6 +8,17 @@ from torch import Tensor
 from tame.checks import InputError
 
 
+def confidences(logits: Tensor, targets: Tensor) -> Tensor:
+    """Softmax score of ``targets`` (B,) from ``logits`` (B, K), at least in float32: (B,).
+
+    Example:
+        >>> confidences(torch.zeros(2, 4, dtype=torch.bfloat16), torch.tensor([0, 3])).tolist()
+        [0.25, 0.25]
+    """
+    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
+    return scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+
+
 def drop(confidence: Tensor, masked: Tensor) -> Tensor:
     """Relative drop of confidence per image, ``max(0, p - p') / p`` (Grad-CAM++); 0 where p = 0.
 

@@ -13,12 +13,11 @@ from torch import Tensor, nn
 
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError, check_maps, check_targets
+from tame.devices import rows_per_pass
+from tame.functional.scores import confidences
 from tame.perturb.base import Perturbation
 
 logger = logging.getLogger("tame")
-
-_ROWS = {"cpu": 8}  # measured: what a pass touches stays in the cache; 32 take up to three times as long
-_MOST_ROWS = 256
 
 
 class PlainScores(NamedTuple):
@@ -47,11 +46,6 @@ class UsableMaps(NamedTuple):
     maps: Tensor
     constant: Tensor
     invalid: Tensor
-
-
-def confidences(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax score of ``targets`` (B,) from ``logits`` (B, K), in float32 whatever the logits' type: (B,)."""
-    return logits.float().softmax(1).gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 def plain_scores(classifier: FrozenClassifier, images: Tensor, precision: str = "32") -> PlainScores:
@@ -111,7 +105,7 @@ class PassRows:
     def __init__(self, rows: int = 0, device: str | torch.device = "cpu") -> None:
         if rows < 0:
             raise InputError(f"expected rows per pass of 0 (as many as fit) or more, got {rows}")
-        self.rows = rows or _ROWS.get(torch.device(device).type, _MOST_ROWS)
+        self.rows = rows or rows_per_pass(device)
 
     def classify(self, module: nn.Module, inputs: Tensor) -> Tensor:
         """Return the logits of normalised inputs (n, C, H, W).

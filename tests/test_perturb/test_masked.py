@@ -13,8 +13,9 @@ from brightness import brightness_classifier
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.checks import InputError
 from tame.functional.masking import apply_mask, keep_top, min_max, rank_scale, upsample
+from tame.functional.scores import confidences
 from tame.metrics import AverageDrop, IncreaseInConfidence
-from tame.perturb import MaskedInputs, confidences, perturbed_scores, plain_scores
+from tame.perturb import MaskedInputs, perturbed_scores, plain_scores
 from tame.types import MapScaling, MaskingKind
 
 Make = Callable[..., FrozenClassifier]

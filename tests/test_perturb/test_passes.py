@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from brightness import brightness_classifier
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
+from tame.functional.scores import confidences
 from tame.perturb import (
     CausalInputs,
     ImputedInputs,
@@ -22,7 +23,6 @@ from tame.perturb import (
     Perturbation,
     Scores,
     Stopwatch,
-    confidences,
     perturbed_scores,
     plain_scores,
     usable_maps,
