@@ -60,6 +60,7 @@ def run_comparison(options: CompareOptions) -> Comparison:
     out = Path(options.out or f"comparisons/{options.backbone}")
     processes = Processes(resolve_device(options.device), options.devices, options.num_nodes)
     contenders = prepare(options, out, processes.device)
+    reference = _reference(options, contenders)
     process = processes.start()
     for number, (asked, classifier, _) in enumerate(contenders, start=1):
         if process.rank == 0:
@@ -67,7 +68,6 @@ def run_comparison(options: CompareOptions) -> Comparison:
         run(asked, classifier=classifier, process=process)
     runs = [read_run(asked.out) for asked, *_ in contenders]
     methods = [asked.method for asked, *_ in contenders]
-    reference = options.reference or ("ttame" if "ttame" in methods and len(methods) > 1 else "")
     table = compare(runs, reference, options.seed)
     if process.rank == 0:
         published = published_table(options.backbone, methods)
@@ -81,7 +81,8 @@ def run_comparison(options: CompareOptions) -> Comparison:
             road_curves(curves_of(runs), out / "road")
         if options.report:
             curves = curves_of(runs) if "road" in options.asked_metrics() else None
-            write_report(Path(options.report) / "report.html", table, curves, look(options, contenders))
+            names = [entry.name for entry in table.entries]  # a method may occur with several checkpoints
+            write_report(Path(options.report) / "report.html", table, curves, look(options, contenders, names))
     return Comparison(table, out, process.rank == 0)
 
 
@@ -97,8 +98,8 @@ def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
     return [Contender(one, setup.classifier, setup.explainer) for one, setup in zip(asked, setups, strict=True)]
 
 
-def look(options: CompareOptions, contenders: Sequence[Contender]) -> list[View]:
-    """Explain the first images and their three best classes by every method, to be looked at."""
+def look(options: CompareOptions, contenders: Sequence[Contender], names: Sequence[str]) -> list[View]:
+    """Explain the first images and their three best classes by every method, to be looked at under these names."""
     classifier = contenders[0].classifier
     spec = classifier.spec
     entries, files, *_ = chosen_images(contenders[0].options, spec)
@@ -110,10 +111,8 @@ def look(options: CompareOptions, contenders: Sequence[Contender]) -> list[View]
         with torch.inference_mode():
             best = classifier.logits(image).softmax(1)[0].topk(min(_LOOK_AT, spec.num_classes))
             maps = {
-                (one.options.method, target): one.explainer(image, torch.tensor([target], device=device))[0]
-                .cpu()
-                .numpy()
-                for one in contenders
+                (name, target): one.explainer(image, torch.tensor([target], device=device))[0].cpu().numpy()
+                for name, one in zip(names, contenders, strict=True)
                 for target in best.indices.tolist()
             }
         classes = [
@@ -134,10 +133,23 @@ def _split(methods: str) -> list[str]:
 def _of_one_method(options: CompareOptions, text: str, out: Path) -> EvaluateOptions:
     method, _, checkpoint = text.partition("@")
     common = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions) if field.init}
-    folder = out / text.replace("@", "-").replace(":", ".").replace("/", ".")
+    name = f"{method}-{Path(checkpoint).name}" if checkpoint else method
+    folder = out / name.replace(":", ".")
     return replace(
         EvaluateOptions(**common), method=method, checkpoint=checkpoint or options.checkpoint, out=str(folder)
     )
+
+
+def _reference(options: CompareOptions, contenders: Sequence[Contender]) -> str:
+    """Return the folder of the run to compare with: the one asked for, else the first T-TAME, if there is any."""
+    asked = options.reference or "ttame"
+    for one, *_ in contenders:
+        if asked in (one.method, Path(one.out).name) and len(contenders) > 1:
+            return one.out
+    if options.reference:
+        known = ", ".join(Path(one.out).name for one, *_ in contenders)
+        raise InputError(f"expected --reference among several methods ({known}), got {options.reference!r}")
+    return ""
 
 
 def _write(path: Path, text: str) -> None:

@@ -8,11 +8,15 @@ from pathlib import Path
 
 import pytest
 
+from tame.attention import build_attention
+from tame.backbones import load_backbone
+from tame.checkpoint import save_attention
 from tame.checks import InputError
 from tame.evaluation import compare as module
 from tame.evaluation.compare import run_comparison
 from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
+from tame.model import ExplainedClassifier
 from tame.options import CompareOptions
 
 
@@ -63,6 +67,8 @@ def test_a_method_that_cannot_serve_is_refused_before_any_work(
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="centre,gradcan"))
     with pytest.raises(InputError, match="expected different methods"):
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="centre,centre"))
+    with pytest.raises(InputError, match=r"expected --reference among several methods \(gradcam, centre\), got 'rise'"):
+        run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="gradcam,centre", reference="rise"))
     assert not (tmp_path / "out").exists()
 
 
@@ -89,8 +95,24 @@ def test_published_numbers_stand_for_the_papers_backbones_only() -> None:
 def test_views_hold_the_best_classes(toy_backbone: str, photographs: Path, tmp_path: Path) -> None:
     asked = options(toy_backbone, photographs, tmp_path)
     contenders = module.prepare(asked, tmp_path, "cpu")
-    view, *others = module.look(replace(asked, report_images=3), contenders)
+    view, *others = module.look(replace(asked, report_images=3), contenders, ["gradcam", "centre", "random"])
     assert len(others) == 2 and len(view.classes) == 3
     confidences = [confidence for *_, confidence in view.classes]
     assert confidences == sorted(confidences, reverse=True)
     assert set(view.maps) == {(name, index) for name in ("gradcam", "centre", "random") for index, *_ in view.classes}
+
+
+def test_one_method_with_two_checkpoints(toy_backbone: str, photographs: Path, tmp_path: Path) -> None:
+    classifier = load_backbone(toy_backbone, "random")
+    for name in ("a", "b"):
+        model = ExplainedClassifier(classifier, build_attention("ttame", classifier.channels, 5))
+        save_attention(tmp_path / name, model, {"attention": "ttame", "output_size": "largest"})
+    methods = f"ttame@{tmp_path / 'a'},ttame@{tmp_path / 'b'}"
+    asked = options(toy_backbone, photographs, tmp_path / "out", methods=methods, reference="")
+    table = run_comparison(replace(asked, report=str(tmp_path / "page"), report_images=1)).table
+    names = [entry.name for entry in table.entries]
+    assert sorted(path.name for path in (tmp_path / "out").glob("ttame*")) == ["ttame-a", "ttame-b"]
+    assert table.reference == 0  # the first T-TAME
+    assert len(set(names)) == 2 and table.entries[0].estimates != table.entries[1].estimates
+    page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
+    assert all(name in page for name in names)
