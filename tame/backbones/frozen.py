@@ -125,9 +125,8 @@ class FrozenClassifier(nn.Module):
 
     def _check_taps(self) -> None:
         """Check once, on a random input, that every tap equals its module's own output."""
-        preprocessing = self.spec.preprocessing
-        side = preprocessing.crop
-        images = torch.rand(1, preprocessing.channels, side, side, generator=torch.Generator().manual_seed(0))
+        shape = (1, *self.spec.preprocessing.shape)
+        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         device = next(self.module.parameters(), self.mean).device
         self.to(device)
         with torch.no_grad():

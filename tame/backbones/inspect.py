@@ -38,7 +38,7 @@ def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tup
 
         return hook
 
-    shape = (1, spec.preprocessing.channels, spec.preprocessing.crop, spec.preprocessing.crop)
+    shape = (1, *spec.preprocessing.shape)
     generator = torch.Generator().manual_seed(0)  # the proposal never depends on the caller's seed, nor moves it
     images = torch.randn(shape, generator=generator)  # as if normalised
     handles = [part.register_forward_hook(watch(name)) for name, part in module.named_modules() if name]

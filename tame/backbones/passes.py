@@ -48,8 +48,7 @@ class PassCounter:
 
         leaves = [part for part in classifier.module.modules() if not any(True for _ in part.children())]
         handles = [leaf.register_forward_hook(remember) for leaf in leaves if any(True for _ in leaf.parameters())]
-        preprocessing = classifier.spec.preprocessing
-        shape = (1, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+        shape = (1, *classifier.spec.preprocessing.shape)
         try:
             with torch.no_grad():
                 classifier.logits(torch.zeros(shape, device=classifier.mean.device))

@@ -17,15 +17,15 @@ class Preprocessing:
     """How a photograph becomes a classifier's input.
 
     Attributes:
-        resize: Length of the short side after resizing, pixels.
-        crop: Side of the square centre crop, pixels.
+        resize: Length of the short side after resizing, or (height, width) whatever the photograph's, pixels.
+        crop: Side of the square centre crop, or its (height, width), pixels.
         interpolation: ``bilinear`` or ``bicubic``.
         mean: Per channel, for images in [0, 1].
         std: Per channel, for images in [0, 1].
     """
 
-    resize: int
-    crop: int
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
@@ -34,6 +34,16 @@ class Preprocessing:
     def channels(self) -> int:
         """Number of image channels."""
         return len(self.mean)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the classifier's input, pixels."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the classifier's input."""
+        return (self.channels, *self.size)
 
 
 @dataclass(frozen=True)

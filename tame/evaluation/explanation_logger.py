@@ -126,7 +126,7 @@ class ExplanationLogger(Callback):
         except InputError:
             raise
         except Exception as error:  # a network can refuse an input in any way
-            shape = (1, pixels.channels, pixels.crop, pixels.crop)
+            shape = (1, *pixels.shape)
             raise InputError(
                 f"expected a network that takes images of shape {shape}, as {spec.name} says, "
                 f"got {type(network).__name__}: {error}"

@@ -88,8 +88,7 @@ class GradientCAM(LayerExplainer):
 
     def _check_positions(self) -> None:
         """Find out now, on a random input, whether patch tokens still reach the logits."""
-        preprocessing = self.classifier.spec.preprocessing
-        shape = (1, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+        shape = (1, *self.classifier.spec.preprocessing.shape)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
         targets = torch.zeros(1, dtype=torch.int64, device=images.device)
         _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)

@@ -10,11 +10,11 @@ from torch import Tensor
 
 from tame.backbones import FrozenClassifier
 from tame.backbones.gradients import as_map
+from tame.backbones.partial import cut_at
 from tame.checks import InputError
 from tame.devices import rows_per_pass
 from tame.explainers.base import EXPLAINERS
 from tame.explainers.cams import LayerExplainer, at_cam_layer, layer_output, weighted_sum
-from tame.explainers.partial import cut_at
 
 
 class PerturbationCAM(LayerExplainer):

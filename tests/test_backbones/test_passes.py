@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.backbones.gradients import graph_from
+from tame.backbones.partial import cut_at
 from tame.backbones.passes import PassCounter, Passes
 from tame.explainers.cams import GradCAM
-from tame.explainers.partial import cut_at
 from tame.perturb import MaskedInputs, PassRows, perturbed_scores
 
 Make = Callable[..., FrozenClassifier]

@@ -26,8 +26,7 @@ class Behind:
         self.classifier = classifier
         self.module = classifier.module.get_submodule(layer)
         self.calls = 0
-        preprocessing = classifier.spec.preprocessing
-        shape = (2, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+        shape = (2, *classifier.spec.preprocessing.shape)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
         images[0] /= 4  # so that the two images differ in more than noise
         with torch.no_grad():

@@ -124,8 +124,7 @@ def _layer_norm(norm: nn.Module, name: str) -> nn.LayerNorm:
 
 def _check_same_answer(classifier: FrozenClassifier, transformer: Transformer) -> None:
     """Find out now, on a random input, whether something of the network was overlooked."""
-    preprocessing = classifier.spec.preprocessing
-    shape = (1, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+    shape = (1, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
     with exact_graph(images.device), torch.no_grad():
         expected = classifier.logits(images)

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from tame.backbones import FrozenClassifier
+from tame.backbones.frozen import FrozenClassifier
 from tame.backbones.taps import build_extractor, hooked_outputs
 from tame.checks import InputError
 
@@ -57,8 +57,7 @@ def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
         >>> behind(output.expand(3, -1, -1, -1)).shape
         torch.Size([3, 2])
     """
-    preprocessing = classifier.spec.preprocessing
-    shape = (PROBES, preprocessing.channels, preprocessing.crop, preprocessing.crop)
+    shape = (PROBES, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean.device)
     images[0] /= 4  # so that the two images differ in more than noise
     with torch.no_grad():

@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.backbones.partial import cut_at
 from tame.checks import InputError
-from tame.explainers.partial import cut_at
 
 Make = Callable[..., FrozenClassifier]
 ROWS = torch.tensor([2, 0, 0, 1, 2])
