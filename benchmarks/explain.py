@@ -41,8 +41,7 @@ def variants(backbone: str, batch: int) -> dict[str, Callable[[], object]]:
     ours = ExplainedClassifier(classifier, copy.deepcopy(attention))
     for norm in ours.attention.bns:
         torch.nn.init.zeros_(norm.weight)
-    side = spec.preprocessing.crop
-    images = torch.rand(batch, spec.preprocessing.channels, side, side)
+    images = torch.rand(batch, *spec.preprocessing.shape)
     targets = torch.arange(batch)
     return {
         "classify": lambda: classifier.logits(images),

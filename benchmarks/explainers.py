@@ -1,11 +1,12 @@
 """What each explanation method costs, beside the `grad-cam` library's own and a plain loop of RISE, in one run.
 
-For a classifier with random weights at 224 x 224 it times, as seconds per image: a plain forward pass at the best of
-several batch sizes; ours; and the other program's, for Grad-CAM, Grad-CAM++, Score-CAM, Ablation-CAM (library, at its
-default batch sizes) and RISE (masks one by one, in batches of the best size). "Of the passes" is our time over that of
-as many plain forward passes as the method makes. Ours and the other take turns; a ratio is the median over the turns.
+For each classifier, with random weights at 224 x 224, it times as seconds per image: a plain forward pass at the best
+of several batch sizes, and of one image alone; ours; and the other program's, for Grad-CAM, Grad-CAM++, Score-CAM,
+Ablation-CAM (library, at its default batch sizes) and RISE (masks one by one, in batches of the best size). "Of the
+passes" is a time over that of as many plain forward passes, at the best batch size, as our method makes. Ours and the
+other take turns; a ratio is the median over the turns.
 
-    python -m benchmarks.explainers [--quick] [--backbone resnet18 --layer layer4] [--json FILE]
+    python -m benchmarks.explainers [--quick] [--backbones resnet18,resnet50 --layer layer4] [--json FILE]
 """
 
 from __future__ import annotations
@@ -41,8 +42,8 @@ def seconds_of(call: Call) -> float:
     return time.perf_counter() - started
 
 
-def plain_seconds(classifier: FrozenClassifier, sizes: tuple[int, ...], turns: int) -> tuple[float, int]:
-    """Return the seconds of a plain forward pass per image, and the batch size that it is quickest at."""
+def plain_seconds(classifier: FrozenClassifier, sizes: tuple[int, ...], turns: int) -> dict[int, float]:
+    """Return the seconds of a plain forward pass per image at each batch size."""
     side = classifier.spec.preprocessing.crop
     taken = {}
     with torch.inference_mode():
@@ -50,8 +51,7 @@ def plain_seconds(classifier: FrozenClassifier, sizes: tuple[int, ...], turns: i
             images = torch.rand(size, 3, side, side)
             classifier.logits(images)
             taken[size] = min(seconds_of(lambda given=images: classifier.logits(given)) for _ in range(turns)) / size
-    best = min(taken, key=taken.__getitem__)
-    return taken[best], best
+    return taken
 
 
 def plain_rise(classifier: FrozenClassifier, image: Tensor, target: Tensor, masks: Tensor, rows: int) -> Tensor:
@@ -77,15 +77,18 @@ def library_call(classifier: FrozenClassifier, method: str, layer: str, image: T
     return call
 
 
-def measure(
-    classifier: FrozenClassifier, layer: str, rise_masks: int, turns: int, slow: bool
-) -> list[dict[str, object]]:
+def measure(classifier: FrozenClassifier, layer: str, rise_masks: int, turns: int, slow: bool) -> list[Row]:
     """Return one row per method; ``slow`` includes Score-CAM and the library's Ablation-CAM, a pass per channel."""
-    plain, best = plain_seconds(classifier, (1, 4, 8, 16, 32), turns)
+    sizes = plain_seconds(classifier, (1, 4, 8, 16, 32), turns)
+    best = min(sizes, key=sizes.__getitem__)
+    plain = sizes[best]
     side = classifier.spec.preprocessing.crop
     image, target = torch.rand(1, 3, side, side), torch.tensor([1])
     counter = PassCounter(classifier)
-    rows = []
+    rows: list[Row] = [
+        {"method": name, "forward": 1, "backward": 0, "seconds": seconds, "of the passes": seconds / plain}
+        for name, seconds in ((f"plain forward, batches of {best}", plain), ("plain forward, one image", sizes[1]))
+    ]
     for method in (*LIBRARY, "layercam", "iia", "integrated_gradients", "rise"):
         if method == "scorecam" and not slow:
             continue
@@ -115,16 +118,31 @@ def measure(
         for seconds in taken.values():
             row |= {
                 "other": statistics.median(seconds),
+                "other of the passes": statistics.median(seconds) / (plain * passes.forward),
                 "ratio": statistics.median(b / a for a, b in zip(ours, seconds, strict=True)),
             }
         rows.append(row)
-    return [{"method": "plain forward", "forward": 1, "backward": 0, "seconds": plain, "of the passes": 1.0}, *rows]
+    return rows
+
+
+def show(title: str, rows: list[Row]) -> None:
+    print(f"\n{title}\n")
+    print("| method | forward | backward | seconds | of the passes | other program | of the passes | other : ours |")
+    print("|---|---|---|---|---|---|---|---|")
+    for row in rows:
+        cells = [f"{row['method']}", f"{row['forward']}", f"{row['backward']}", f"{row['seconds']:.4f}"]
+        cells.append(f"{row['of the passes']:.2f} x")
+        if "other" in row:
+            cells += [f"{row['other']:.3f}", f"{row['other of the passes']:.2f} x", f"{row['ratio']:.2f} x"]
+        else:
+            cells += ["-"] * 3
+        print(f"| {' | '.join(cells)} |", flush=True)
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of explanation methods beside other programs.")
     parser.add_argument("--quick", action="store_true", help="one turn, few masks, no pass per channel")
-    parser.add_argument("--backbone", default="resnet18")
+    parser.add_argument("--backbones", default="resnet18,resnet50", help="names separated by commas")
     parser.add_argument("--layer", default="layer4")
     parser.add_argument("--rise-masks", type=int, default=500)
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
@@ -132,18 +150,12 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     masks, turns = (16, 1) if options.quick else (options.rise_masks, 3)
-    figures = measure(load_backbone(options.backbone, "random"), options.layer, masks, turns, slow=not options.quick)
-    print(
-        f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}; {options.backbone}, {masks} masks"
-    )
-    print("| method | forward | backward | seconds per image | of the passes | other program | ratio |")
-    print("|---|---|---|---|---|---|---|")
-    for row in figures:
-        other = f"{row['other']:.3f} | {row['ratio']:.2f} x" if "other" in row else "- | -"
-        print(
-            f"| {row['method']} | {row['forward']} | {row['backward']} | {row['seconds']:.4f} "
-            f"| {row['of the passes']:.2f} x | {other} |"
-        )
+    print(f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}; {masks} masks")
+    figures = {}
+    for name in options.backbones.split(","):
+        classifier = load_backbone(name, "random")
+        figures[name] = measure(classifier, options.layer, masks, turns, slow=not options.quick)
+        show(f"{name}, {options.layer}", figures[name])
     if options.json:
         options.json.write_text(json.dumps({"torch": torch.__version__, "figures": figures}, indent=2) + "\n")
 

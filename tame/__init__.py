@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
+    "Backbone": "tame.backbones",
     "BackboneSpec": "tame.backbones",
     "Explanation": "tame.explanation",
     "FrozenClassifier": "tame.backbones",
@@ -26,6 +27,7 @@ __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the 
 
 if TYPE_CHECKING:  # the same table for type checkers
     from tame.attention import TAME as TAME
+    from tame.backbones import Backbone as Backbone
     from tame.backbones import BackboneSpec as BackboneSpec
     from tame.backbones import FrozenClassifier as FrozenClassifier
     from tame.backbones import Preprocessing as Preprocessing

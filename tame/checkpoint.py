@@ -1,7 +1,9 @@
 """A checkpoint is the attention mechanism alone: safetensors with readable metadata, no Lightning.
 
 A checkpoint is a folder with ``attention.safetensors`` and ``metadata.json``. The metadata also stand in the
-header of the tensors' file, and are read from there: the file alone is enough.
+header of the tensors' file, and are read from there: the file alone is enough. An imported explainer whose backbone
+has weights of its own has them beside it, in ``backbone.safetensors``. In the place of a folder there may be a file of
+the authors' programs, see `tame.published`.
 """
 
 from __future__ import annotations
@@ -9,34 +11,45 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from dataclasses import replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
+import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
-from torch import nn
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
 
-from tame.attention import build_attention
-from tame.backbones import FrozenClassifier
+from tame.attention import OLD_NAMES, build_attention
+from tame.backbones import BackboneSpec, FrozenClassifier
 from tame.checks import InputError
 from tame.files import replacing
 from tame.model import ExplainedClassifier
+from tame.published import OUTPUT_SIZE, Published, check_backbone, is_published, read_published
 from tame.versions import versions
 
 FORMAT = "1"
 TENSORS = "attention.safetensors"
+BACKBONE_TENSORS = "backbone.safetensors"
 METADATA = "metadata.json"
 
 
 def describe(classifier: FrozenClassifier) -> dict[str, Any]:
-    """Return what a checkpoint must agree with: backbone, weights, layers, number of classes."""
-    return {
+    """Return what a checkpoint must agree with: backbone, weights, layers, number of classes.
+
+    Where its confidences are no softmax, the ``score`` is said too, which need not agree. ``gate`` is said where patch
+    tokens are multiplied by the class token.
+    """
+    tokens = classifier.spec.tokens
+    score = {} if classifier.spec.score == "softmax" else {"score": classifier.spec.score}
+    return score | {
         "backbone": classifier.spec.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_hash,
         "layers": list(classifier.layers),
         "num_classes": classifier.spec.num_classes,
+        **({"gate": True} if tokens and tokens.gate else {}),
     }
 
 
@@ -52,7 +65,7 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
     Returns:
         The folder.
     """
-    metadata = {"format": FORMAT, **describe(model.classifier), **details, "versions": versions()}
+    metadata = {"format": FORMAT, **details, **describe(model.classifier), "versions": versions()}
     text = json.dumps(metadata, indent=2)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.attention.state_dict().items()}
     with replacing(folder / TENSORS) as temporary:
@@ -64,15 +77,20 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
 
 def checkpoint_hash(path: str | Path) -> str:
     """Return the SHA-256 of a checkpoint's tensors file."""
-    return hashlib.sha256(_tensors_file(path).read_bytes()).hexdigest()
+    with _tensors_file(path).open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Read the metadata of a checkpoint, a folder or its ``attention.safetensors``.
 
+    A file of the authors' programs says less: an unknown ``backbone`` is empty, ``layers`` are what it calls them.
+
     Raises:
         InputError: If there is no such checkpoint.
     """
+    if is_published(path):
+        return published_details(read_published(path))
     file = _tensors_file(path)
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -84,21 +102,86 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     metadata: dict[str, Any] = json.loads(header["tame"])
     if metadata.get("format") != FORMAT:
         raise InputError(f"expected a checkpoint of format {FORMAT}, got {metadata.get('format')} in {file}")
-    return metadata
+    name = metadata["attention"]
+    return metadata | {"attention": OLD_NAMES.get(name, name)}
+
+
+def published_details(published: Published) -> dict[str, Any]:
+    """Return what a file of the authors' programs says, in the words of our own metadata."""
+    return {
+        "backbone": published.backbone,
+        "layers": list(published.layers),
+        "num_classes": published.num_classes,
+        "attention": published.attention,
+        "output_size": OUTPUT_SIZE,
+        "preset": "released",
+        **published.details,
+    }
+
+
+def spec_for(path: str | Path, spec: BackboneSpec) -> BackboneSpec:
+    """Return ``spec`` with the gate of its tokens as a checkpoint needs it.
+
+    Raises:
+        InputError: If there is no such checkpoint, or it is of another backbone.
+    """
+    if published := read_published(path) if is_published(path) else None:
+        named, gate = published.backbone, published.gate
+    else:
+        metadata = read_metadata(path)
+        named, gate = metadata["backbone"], metadata.get("gate", False)
+    check_backbone(path, named, spec.name)
+    return replace(spec, tokens=replace(spec.tokens, gate=gate)) if spec.tokens else spec
+
+
+def layers_of(path: str | Path, spec: BackboneSpec) -> list[str]:
+    """Return the feature layers of a checkpoint, modules of the backbone ``spec``.
+
+    Raises:
+        InputError: If there is no such checkpoint, or it does not say them and the spec does not either.
+    """
+    layers: list[str] = read_published(path).layers_of(spec) if is_published(path) else read_metadata(path)["layers"]
+    return layers
+
+
+def own_backbone(path: str | Path) -> Mapping[str, Tensor]:
+    """Return the weights of the backbone that a checkpoint brings along; empty where it brings none.
+
+    Raises:
+        InputError: If they cannot be read.
+    """
+    if is_published(path):
+        return read_published(path).body
+    file = _tensors_file(path).with_name(BACKBONE_TENSORS)
+    try:
+        return load_file(file) if file.is_file() else {}
+    except (SafetensorError, OSError) as error:
+        raise InputError(f"{file} holds no weights of a backbone: {error}") from error
+
+
+def save_backbone(folder: Path, classifier: FrozenClassifier) -> None:
+    """Write the weights of a classifier beside its checkpoint, which brings them along from then on."""
+    tensors = {  # clones: tied weights share memory
+        name: value.cpu().clone(memory_format=torch.contiguous_format)
+        for name, value in classifier.module.state_dict().items()
+    }
+    with replacing(folder / BACKBONE_TENSORS) as temporary:
+        save_file(tensors, temporary)
 
 
 def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
     """Load the attention mechanism of a checkpoint for ``classifier``, in eval mode.
 
     Args:
-        path: A folder or its ``attention.safetensors``.
+        path: A folder or its ``attention.safetensors``, or a file of the authors' programs.
         classifier: Must be the classifier that the mechanism was trained through.
 
     Raises:
         InputError: If there is no such checkpoint, or saying what differs: backbone, weights, layers, classes.
     """
-    metadata = read_metadata(path)
-    own = describe(classifier)
+    if is_published(path):
+        return read_published(path).attention_for(classifier)
+    metadata, own = ({"gate": False} | known for known in (read_metadata(path), describe(classifier)))
     differences = [
         f"{words} {_short(metadata.get(key))}, not {_short(own[key])}"
         for key, words in (
@@ -106,6 +189,7 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
             ("num_classes", "number of classes"),
             ("layers", "layers"),
             ("weights_sha256", "weights with hash"),
+            ("gate", "a gate of its tokens"),
         )
         if metadata.get(key) != own[key]
     ]

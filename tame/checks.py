@@ -12,6 +12,17 @@ class InputError(ValueError):
     """Something the user gave cannot be used; the message says what was expected and what came."""
 
 
+def check_sides(word: str, value: object) -> None:
+    """Check that ``value`` is a number of pixels, or a tuple (height, width) of two, each at least 1.
+
+    Raises:
+        InputError: Naming the value by ``word``.
+    """
+    sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
+    if not all(isinstance(side, int) and side >= 1 for side in sides):
+        raise InputError(f"expected {word} of at least 1 pixel, a number or (height, width), got {value!r}")
+
+
 def check_images(images: Tensor, channels: int) -> None:
     """Check that ``images`` is a float tensor (B, C, H, W) with values in [0, 1].
 

@@ -17,7 +17,17 @@ from jsonargparse import ArgumentParser, Namespace
 
 from tame import __version__
 from tame.checks import InputError
-from tame.options import CompareOptions, EvaluateOptions, ExplainOptions, ListOptions, TableOptions, TrainOptions
+from tame.options import (
+    CompareOptions,
+    EvaluateOptions,
+    ExplainOptions,
+    ImportOptions,
+    InspectOptions,
+    ListOptions,
+    LrFindOptions,
+    TableOptions,
+    TrainOptions,
+)
 
 if TYPE_CHECKING:
     from tame.evaluation import Summary
@@ -76,6 +86,8 @@ def _parse(command: Command, name: str, arguments: Sequence[str], defaults: Any)
         parser.add_argument(option, type=list[str], default=[], help=words[command.repeatable] + " Can be repeated.")
         values, arguments = _take(arguments, option)
         arguments += [f"{option}={json.dumps(values)}"] if values else []
+    flags = {f"--{flag}" for flag in command.flags}
+    arguments = [f"{text}=true" if text in flags else text for text in arguments]
     parser.add_class_arguments(command.options, skip=special, as_group=False)
     if defaults is not None:
         names = [field.name for field in fields(defaults) if field.name not in command.hidden]
@@ -150,7 +162,30 @@ def _train(options: TrainOptions) -> int:
 
     measure = AverageDropIncrease(scalings=("minmax", "rank"), masking=options.masking or None)
     folder = train(options, callbacks=[measure], monitor="val/rank/AD_50")
-    print(f"The explainer is in {folder}; use it with: tame explain --checkpoint {folder}")
+    print(f"The explainer is in {folder}; use it with: {_explain_with(folder, options.backbone)}")
+    return 0
+
+
+def _explain_with(folder: Path, backbone: str) -> str:
+    """Return the command that explains with a trained checkpoint."""
+    from tame.checkpoint import read_metadata
+    from tame.explainers.learned import method_of
+
+    chosen = {"backbone": backbone, "method": method_of(read_metadata(folder)["attention"])}
+    words = [f"--{name} {value}" for name, value in chosen.items() if value != getattr(ExplainOptions, name)]
+    return " ".join(["tame explain", *words, f"--checkpoint {folder}"])
+
+
+def _lr_find(options: LrFindOptions) -> int:
+    from tame.training.lr_find import lr_find
+
+    found = lr_find(options)
+    if found.suggestion is None:
+        print("No learning rate can be suggested: the loss does not fall clearly between these rates. ", end="")
+        print("Look at the curve, or test another range or more --steps.")
+    else:
+        print(f"Suggested learning rate: --lr {found.suggestion:.2g}")
+    print(f"The curve is in {found.folder}: lr_find.png and lr_find.csv")
     return 0
 
 
@@ -205,6 +240,28 @@ def _table(options: TableOptions) -> int:
     return 0
 
 
+def _import(options: ImportOptions) -> int:
+    from tame.checkpoint import read_metadata
+    from tame.importing import import_checkpoint
+
+    folder = import_checkpoint(options)
+    backbone = options.backbone or read_metadata(folder)["backbone"]
+    print(f"The explainer is in {folder}; use it with: tame explain --backbone {backbone} --checkpoint {folder}")
+    return 0
+
+
+def _inspect(options: InspectOptions) -> int:
+    from tame.backbones.given import Given
+    from tame.backbones.inspection import inspect_layers
+    from tame.backbones.load import find_spec, load_network
+
+    if len(options.model) != 1:
+        raise InputError(f"expected one classifier to inspect, got {len(options.model)}: tame inspect resnet50")
+    spec, module, _ = load_network(find_spec(options.model[0], Given.by(options)), options.weights)
+    print(inspect_layers(spec, module).text(options.all))
+    return 0
+
+
 def _list(options: ListOptions) -> int:
     from tame.attention import ATTENTIONS
     from tame.backbones import BACKBONES
@@ -236,14 +293,22 @@ class Command:
     positional: str = ""
     repeatable: str = ""
     hidden: tuple[str, ...] = ()
+    flags: tuple[str, ...] = ()  # that need no value
 
+
+INSPECT_HIDES = ("backbone", "layers", "preset", "device", "precision", "seed", "num_workers", "resume")
 
 COMMANDS = {
     "explain": Command("Explain photographs.", ExplainOptions, _explain, "images", "target"),
     "train": Command("Train an attention mechanism.", TrainOptions, _train),
+    "lr-find": Command("Suggest a learning rate for a training run.", LrFindOptions, _lr_find),
     "evaluate": Command("Measure an explanation method.", EvaluateOptions, _evaluate),
     "compare": Command("Measure several methods.", CompareOptions, _compare, hidden=("method", "maps")),
     "table": Command("Compare finished evaluations.", TableOptions, _table, "runs"),
+    "import": Command("Turn a published checkpoint into one of ours.", ImportOptions, _import, "file"),
+    "inspect": Command(
+        "Show the layers of a classifier.", InspectOptions, _inspect, "model", hidden=INSPECT_HIDES, flags=("all",)
+    ),
     "list": Command("List what can be named.", ListOptions, _list, "kinds"),
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -33,6 +34,16 @@ def replacing(path: str | Path) -> Iterator[Path]:
         temporary.replace(path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+def folder_name(name: str) -> str:
+    """Return the name of a thing as that of a folder.
+
+    Example:
+        >>> folder_name("timm:resnet18")
+        'timm.resnet18'
+    """
+    return re.sub(r"[/\\\\:]+", ".", name)
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:

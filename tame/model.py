@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tame.backbones import FrozenClassifier
+from tame.backbones.gradients import as_map
+from tame.backbones.partial import Halves, cut_at
 from tame.checks import InputError
 from tame.functional.masking import soft_keep_top, soft_rank
 from tame.types import MaskingKind
@@ -17,7 +19,7 @@ class TrainingPass(NamedTuple):
     """What the loss needs of one batch.
 
     ``targets`` (B,): the model truth. ``maps`` (B, N, h, w) in [0, 1]: every image's map of its own and of other
-    classes. ``masked_logits`` (B, K): of the images masked with their own class's map.
+    classes. ``masked_logits`` (B, K): of the images, or of their features, masked with their own class's map.
     """
 
     targets: Tensor
@@ -30,7 +32,8 @@ class ExplainedClassifier(nn.Module):
 
     Args:
         classifier: Never changes.
-        attention: From the classifier's features to class maps; the only part that is trained.
+        attention: From the classifier's features to class maps; the only part that is trained. It says what its maps
+            mask in the second pass: the image, or the feature map itself (L-CAM-Fm).
 
     Raises:
         InputError: If the mechanism was made for other features or another number of classes.
@@ -50,6 +53,7 @@ class ExplainedClassifier(nn.Module):
             )
         self.classifier = classifier
         self.attention = attention
+        self._halves = cut_at(classifier, classifier.layers[0]) if attention.masks == "features" else None
 
     def maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """Compute the map of one class per image in one forward pass.
@@ -71,7 +75,7 @@ class ExplainedClassifier(nn.Module):
         masking: MaskingKind | None = None,
         generator: torch.Generator | None = None,
     ) -> TrainingPass:
-        """Explain the model truth of a batch, mask the images with it and classify them again.
+        """Explain the model truth of a batch, mask the images or their features with it and classify them again.
 
         The gradient of ``masked_logits`` reaches the attention mechanism only.
 
@@ -91,7 +95,7 @@ class ExplainedClassifier(nn.Module):
         else:
             maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).sigmoid()
             own = maps[:, 0]
-        return TrainingPass(targets, maps, self.classifier.masked_logits(images, own, masking))
+        return TrainingPass(targets, maps, self.masked_logits(images, own, masking))
 
     def ranked_pass(self, images: Tensor, keep: Tensor, masking: MaskingKind | None = None) -> TrainingPass:
         """Explain the model truth of a batch, keep a share of each image by the ranks of its map, classify again.
@@ -112,7 +116,43 @@ class ExplainedClassifier(nn.Module):
         targets = logits.argmax(1)
         class_maps = self.attention(features, targets.unsqueeze(1)).squeeze(1).float()  # (B, h, w)
         masks = soft_keep_top(soft_rank(class_maps), keep)
-        return TrainingPass(targets, masks.unsqueeze(1), self.classifier.masked_logits(images, masks, masking))
+        return TrainingPass(targets, masks.unsqueeze(1), self.masked_logits(images, masks, masking))
+
+    def masked_logits(self, images: Tensor, masks: Tensor, masking: MaskingKind | None = None) -> Tensor:
+        """Classify with the image or the features masked, whichever the mechanism says.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+            masks: (B, h, w) in [0, 1].
+            masking: Of images, see `FrozenClassifier.masked_logits`.
+
+        Returns:
+            Logits (B, K); their gradient reaches the masks.
+        """
+        if self._halves is None:
+            return self.classifier.masked_logits(images, masks, masking)
+        return masked_feature_logits(self._halves, images, masks)
+
+
+def masked_feature_logits(halves: Halves, images: Tensor, masks: Tensor) -> Tensor:
+    """Classify images whose features at one layer are multiplied by masks.
+
+    Positions that are not on the map, as a class token, stay as they are.
+
+    Args:
+        halves: The classifier, cut at the layer.
+        images: (B, C, H, W) in [0, 1].
+        masks: (B, h, w), as large as the layer's map.
+
+    Returns:
+        Logits (B, K); their gradient reaches the masks.
+    """
+    output, *others = halves.before(images)
+    # whatever the layer's layout, its map is linear in its output: the transposed map brings the change back
+    layout: Any = torch.func.vjp(lambda values: as_map(halves.classifier, values), output)
+    features, to_layout = layout
+    (change,) = to_layout(features * (masks - 1).unsqueeze(1))
+    return halves.behind(output + change, *others)
 
 
 def own_and_random(targets: Tensor, num_classes: int, generator: torch.Generator | None = None) -> Tensor:

@@ -16,8 +16,14 @@ class CommonOptions:
     """Options shared by all commands.
 
     Args:
-        backbone: Name of the classifier, see `tame list backbones`.
+        backbone: The classifier: a name of `tame list backbones`, timm:NAME, package.module:function that returns an
+            nn.Module, or a spec file (.toml, .yaml, .json).
         weights: Name of published weights, path of a state_dict, or "random"; empty: the first published ones.
+        num_classes: Number of classes, where it is not the usual.
+        class_names: File of class names, one per line, or "imagenet".
+        input_size: Side of the classifier's input in pixels, or HEIGHTxWIDTH; empty: the usual.
+        mean: Mean per channel of images in [0, 1], separated by commas; empty: the usual.
+        std: Standard deviation per channel, likewise.
         layers: Feature layers: a tap set (paper, released, proposed) or module names separated by commas;
             empty: the preset's set.
         preset: paper, released or tame, see `tame list presets`.
@@ -30,6 +36,11 @@ class CommonOptions:
 
     backbone: str = "efficientnet_lite0"
     weights: str = ""
+    num_classes: int = 0
+    class_names: str = ""
+    input_size: str = ""
+    mean: str = ""
+    std: str = ""
     layers: str = ""
     preset: str = "tame"
     device: Literal["auto", "cpu", "cuda", "mps"] = "auto"
@@ -67,11 +78,13 @@ class TrainOptions(DataOptions, CommonOptions):
         per_label: Train on at most this many images of each label of the list; 0: all.
         limit_val_images: Validate on this many images only; 0: all.
         out: Folder of the run; empty: runs/BACKBONE.
-        attention: Attention mechanism, see `tame list attention`.
+        attention: Attention mechanism, see `tame list attention`; an L-CAM reads one layer, the last of the preset's
+            unless --layers names another.
         init: random, or from the classifier itself; empty: the preset's.
         init_images: Training images that initialise from the classifier.
         trainable: all of the mechanism, or one fusion row shared by all classes; empty: the preset's.
-        loss: Form of the area and variation terms; empty: the preset's.
+        loss: Form of the area and variation terms, ranked (masks of a given area), or the cross-entropy alone; empty:
+            the preset's.
         masking: Masking of the second pass; empty: the backbone's own.
         epochs: Passes over the training images; 0 writes the initialisation as it is; -1: the preset's.
         batch_size: Images per step; 0: the preset's.
@@ -103,6 +116,23 @@ class TrainOptions(DataOptions, CommonOptions):
 
 
 @dataclass
+class LrFindOptions(TrainOptions):
+    """Test learning rates for a training run: train with a rate that grows at each step, from the start of that run.
+
+    Args:
+        min_lr: Learning rate of the first step. The training's own --lr, --epochs, --resume, --devices and validation
+            images do not matter here.
+        max_lr: Learning rate of the last step.
+        steps: Steps between them; a loss that explodes ends the test.
+        out: Folder of lr_find.csv and lr_find.png; empty: runs/BACKBONE-lr-find.
+    """
+
+    min_lr: float = 1e-5
+    max_lr: float = 10.0
+    steps: int = 100
+
+
+@dataclass
 class MethodOptions:
     """Which explanation method, and what it needs.
 
@@ -111,12 +141,14 @@ class MethodOptions:
         checkpoint: Trained attention mechanism, a folder or file; empty: the one shipped for the backbone.
         cam_layer: Layer that the CAM methods explain; empty: the backbone's last activated convolution.
         rise_masks: Random masks per image of RISE; 0: as many as published, 8000.
+        preset: paper, released or tame, see `tame list presets`.
     """
 
     method: str = "ttame"
     checkpoint: str = ""
     cam_layer: str = ""
     rise_masks: int = 0
+    preset: str = "tame"
 
 
 @dataclass
@@ -230,6 +262,40 @@ def _different(option: str, text: str) -> tuple[str, ...]:
     if not names or len(set(names)) < len(names):
         raise InputError(f"expected {option} of different names, separated by commas, got {text!r}")
     return names
+
+
+@dataclass
+class ImportOptions:
+    """Turn a checkpoint of the authors' programs into one of ours.
+
+    Args:
+        file: The file: T-TAME's .ckpt, or a snapshot of TAME or L-CAM. It is recognised by what is in it.
+        backbone: The classifier it was trained for, as in the other commands; empty: the one that the file names.
+        weights: Weights of the classifier, as in the other commands. Those in the file are compared with them.
+        layers: Feature layers, module names separated by commas; empty: those in the file, else the released ones.
+        out: Folder of the checkpoint; empty: beside the file, its name with -explainer in the place of the suffix.
+    """
+
+    file: list[str] = field(default_factory=list)
+    backbone: str = ""
+    weights: str = ""
+    layers: str = ""
+    out: str = ""
+
+
+@dataclass
+class InspectOptions(CommonOptions):
+    """Show the layers of a classifier, and propose feature layers.
+
+    Args:
+        model: The classifier, as --backbone of the other commands names it.
+        weights: As in the other commands, but random by default: nothing is downloaded to look at layers.
+        all: Every layer, also those inside blocks and those without maps or tokens.
+    """
+
+    model: list[str] = field(default_factory=list)
+    weights: str = "random"
+    all: bool = False
 
 
 @dataclass

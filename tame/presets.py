@@ -32,6 +32,7 @@ class Preset:
         road_selection: ROAD removes ``exact`` counts, or all that reaches a ``percentile``.
         road_space: ROAD imputes the ``image`` in [0, 1], or what is fed to the ``network``.
         road_reading: ROAD's headline: mean ``confidence``, or share of images whose class is ``kept``.
+        rise_weights: RISE weights its masks by the ``confidence`` or the ``logit`` of the target.
     """
 
     name: str
@@ -50,6 +51,7 @@ class Preset:
     road_selection: Literal["exact", "percentile"]
     road_space: Literal["image", "network"]
     road_reading: Literal["confidence", "kept"]
+    rise_weights: Literal["confidence", "logit"]
 
 
 _PAPER = Preset(
@@ -69,6 +71,7 @@ _PAPER = Preset(
     road_selection="exact",
     road_space="image",
     road_reading="confidence",
+    rise_weights="confidence",
 )
 _RELEASED = replace(
     _PAPER,
@@ -82,6 +85,7 @@ _RELEASED = replace(
     road_selection="percentile",
     road_space="network",
     road_reading="kept",
+    rise_weights="logit",
 )
 _TAME = replace(
     _PAPER,

@@ -1,8 +1,8 @@
 """The vocabulary shared by all modules: literals, protocols and small results.
 
 Shapes used everywhere: ``images`` float (B, C, H, W) in [0, 1], never normalised; ``logits`` (B, K);
-``confidence`` softmax score of one class (B,); ``targets`` int64 (B,); ``features`` tuple of
-(B, C_i, h_i, w_i); ``class_maps`` (B, N, h, w) before the sigmoid, N = number of asked classes;
+``confidence`` score of one class, softmax or sigmoid as the backbone says, (B,); ``targets`` int64 (B,);
+``features`` tuple of (B, C_i, h_i, w_i); ``class_maps`` (B, N, h, w) before the sigmoid, N = number of asked classes;
 ``maps`` (B, h, w), an explainer's output, unscaled. AD and IC are percentages, ``keep`` a fraction.
 """
 
@@ -18,7 +18,10 @@ MapScaling = Literal["minmax", "rank"]
 RemovalOrder = Literal["morf", "lerf"]
 CausalOrder = Literal["insertion", "deletion"]
 MetricName = Literal["ad-ic", "road", "insertion", "deletion"]
-LossForm = Literal["paper", "released", "ranked"]
+LossForm = Literal["paper", "released", "ranked", "cross-entropy"]
+MaskedPart = Literal["image", "features"]
+Interpolation = Literal["bilinear", "bicubic"]
+ScoreKind = Literal["softmax", "sigmoid"]
 
 
 class ClassifierOutput(NamedTuple):

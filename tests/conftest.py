@@ -42,6 +42,13 @@ def _seeds() -> None:
 
 
 @pytest.fixture(autouse=True)
+def _no_folders(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forget the folders of data and lists that the shell may name."""
+    for name in ("DATA", "LIST"):
+        monkeypatch.delenv(name, raising=False)
+
+
+@pytest.fixture(autouse=True)
 def _no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Refuse connections that leave this machine: a test that downloads is a mistake."""
     connect = socket.socket.connect

@@ -54,6 +54,7 @@ def make_run(
     files: list[str] | None = None,
     constant: int = 0,
     passes: tuple[float, float] = (1, 0),
+    work: float | None = None,
     uncounted: int = 0,
     **changes: Any,
 ) -> Path:
@@ -81,7 +82,7 @@ def make_run(
         for index, value in enumerate(confidences)
     ]
     write_rows(folder / ROWS, rows)
-    write_summary(folder / SUMMARY, summarise(read_rows(folder / ROWS), settings))
+    write_summary(folder / SUMMARY, summarise(read_rows(folder / ROWS), settings, work))
     return folder
 
 
@@ -92,7 +93,7 @@ BAD = [0.05, 0.4] * 20  # AD 55, IC 0, AG 0; mean 22.5, kept 0
 
 def three(tmp_path: Path, metrics: dict[str, Any] = AD_IC) -> list[Path]:
     return [
-        make_run(tmp_path / "a", "gradcam", HALF, metrics, passes=(1, 1)),
+        make_run(tmp_path / "a", "gradcam", HALF, metrics, passes=(1, 1), work=1.256),
         make_run(tmp_path / "b", "ttame", GOOD, metrics, overrides={"masking": "cnn"}),
-        make_run(tmp_path / "c", "random", BAD, metrics, constant=3, passes=(0, 0)),
+        make_run(tmp_path / "c", "random", BAD, metrics, constant=3, passes=(0, 0), work=0.0),
     ]

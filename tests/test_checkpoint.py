@@ -33,7 +33,7 @@ def saved(toy_classifier, tmp_path):
     return tmp_path / "runs" / "one", model
 
 
-@pytest.mark.parametrize("attention", ["ttame", "ttame-no-skip-no-norm", "ttame-sigmoid", "lcam"])
+@pytest.mark.parametrize("attention", ["ttame", "ttame-no-skip-no-norm", "ttame-sigmoid", "lcam-img", "lcam-fm-a"])
 @pytest.mark.parametrize("file", ["", "attention.safetensors"])
 def test_round_trip(toy_classifier, toy_images, tmp_path, attention, file):
     classifier = toy_classifier(layers=["stage3"])
@@ -50,6 +50,15 @@ def test_round_trip(toy_classifier, toy_images, tmp_path, attention, file):
     assert all(torch.equal(value, expected[name]) for name, value in loaded.state_dict().items())
     with torch.no_grad():  # memory is aligned differently, so the last digits may be others
         torch.testing.assert_close(loaded(features), model.attention.eval()(features), atol=1e-6, rtol=0)
+
+
+def test_the_old_name_of_an_lcam_is_understood(toy_classifier, tmp_path):
+    classifier = toy_classifier(layers=["stage3"])
+    model = build(classifier, "lcam-img")
+    save_attention(tmp_path, model, DETAILS | {"attention": "lcam"})
+    assert read_metadata(tmp_path)["attention"] == "lcam-img"
+    loaded = load_attention(tmp_path, classifier)
+    assert torch.equal(loaded.op.weight, model.attention.op.weight)
 
 
 def test_options_of_the_mechanism_survive(toy_classifier, tmp_path):

@@ -97,6 +97,7 @@ def test_help_of_each_command_explains_its_options(tame, name):
         "train": ["--data", "--epochs", "--attention", "Passes over the training images", "default: tame"],
         "evaluate": ["--map_scaling", "--method", "Readings of the maps", "--only", "--maps", "in place of a method"],
         "table": ["--reference", "runs", "paired bootstrap"],
+        "inspect": ["model", "--all", "--input_size", "nothing is downloaded to look at layers", "default: random"],
         "list": ["kinds", "backbones, methods"],
     }.get(name, ["--config"])
     words = " ".join(output.split())
@@ -105,6 +106,29 @@ def test_help_of_each_command_explains_its_options(tame, name):
 
 def test_version(tame):
     assert tame("--version")[:2] == (0, f"{__version__}\n")
+
+
+def test_inspect_shows_layers_and_a_line_to_paste(tame, toy_backbone):
+    status, output, _ = tame("inspect", toy_backbone)
+    assert status == 0
+    assert output.startswith("toy_cnn: 5 classes, input 3 x 32 x 32, ")
+    assert output.endswith("\n--layers stage1,stage2,stage3\n")
+    assert "stage1.0" not in output and "stage1.0" in tame("inspect", toy_backbone, "--all")[1]
+    assert "input 3 x 48 x 64, " in tame("inspect", "--input-size", "48x64", toy_backbone)[1]
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ([], "tame inspect: expected one classifier to inspect, got 0: tame inspect resnet50"),
+        (["resnet18", "vgg11"], "tame inspect: expected one classifier to inspect, got 2: tame inspect resnet50"),
+        (["resnet19"], "'resnet19'"),
+        (["resnet18", "--input-size", "big"], "expected --input-size in pixels, one number or HEIGHTxWIDTH, got 'big'"),
+    ],
+)
+def test_inspect_of_nothing_known(tame, arguments, message):
+    status, output, errors = tame("inspect", *arguments)
+    assert (status, output) == (2, "") and message in errors and len(errors.splitlines()) == 1
 
 
 def test_list(tame):
@@ -216,7 +240,7 @@ def test_options_from_a_file(tame, toy_explainer, photographs, tmp_path):
 def test_train_explain_evaluate_table(tame, toy_backbone, photographs, tmp_path):
     status, output, errors = tame(*TRAIN, "--data", photographs, "--out", "run", "--batch-size", "8")
     assert status == 0, errors
-    assert output.strip().endswith("use it with: tame explain --checkpoint run")
+    assert output.strip().endswith("use it with: tame explain --backbone toy_cnn --checkpoint run")
     assert "val/rank/AD_50" in read_metadata("run")["metrics"]
     common = ("--backbone", "toy_cnn", "--device", "cpu", "--num-workers", "0")
     status, _, errors = tame("explain", photographs, *common, "--checkpoint", "run")

@@ -16,10 +16,10 @@ PACKAGE = Path(tame.__file__).parent
 
 # A module imports from its own group, from layers below, and, in layers whose members know one another, from these.
 LAYERS: list[tuple[set[str], bool]] = [
-    ({"types", "checks", "registry", "presets", "options", "versions", "devices", "files"}, True),
+    ({"types", "checks", "registry", "presets", "options", "versions", "devices", "files", "user_code"}, True),
     ({"functional"}, False),
     ({"backbones", "attention", "metrics", "data"}, False),
-    ({"model", "loss", "checkpoint", "visualize"}, True),
+    ({"model", "loss", "checkpoint", "published", "importing", "visualize"}, True),
     ({"explainers", "perturb"}, False),
     ({"training", "evaluation", "explanation", "sanity"}, False),
     ({"cli", "__main__"}, True),

@@ -1,3 +1,5 @@
+import math
+
 import pytest
 import torch
 import torch.nn.functional as F
@@ -35,6 +37,22 @@ def test_ranked_form_is_cross_entropy_alone():
     terms = AttentionLoss("ranked")(result)
     assert list(terms) == ["cross_entropy", "total"]
     torch.testing.assert_close(terms["total"], 1.5 * F.cross_entropy(result.masked_logits, result.targets))
+
+
+def test_under_sigmoid_the_cross_entropy_is_minus_the_logarithm_of_the_targets_sigmoid():
+    result = training_pass()
+    picked = [row[target] for row, target in zip(result.masked_logits.tolist(), result.targets.tolist(), strict=True)]
+    expected = sum(-math.log(1 / (1 + math.exp(-logit))) for logit in picked) / len(picked)
+    terms = AttentionLoss("ranked", score="sigmoid")(result)
+    assert terms["cross_entropy"].item() == pytest.approx(1.5 * expected, rel=1e-5)
+    assert terms["cross_entropy"].item() != pytest.approx(AttentionLoss("ranked")(result)["cross_entropy"].item())
+
+
+def test_under_sigmoid_a_certain_mistake_still_has_a_gradient():
+    logits = torch.tensor([[-200.0, 3.0]], requires_grad=True)
+    loss = AttentionLoss("ranked", score="sigmoid")(TrainingPass(torch.tensor([0]), torch.ones(1, 1, 2, 2), logits))
+    loss["total"].backward()
+    assert loss["total"].item() == 300 and logits.grad.tolist() == [[-1.5, 0.0]]
 
 
 def test_weights_are_options():

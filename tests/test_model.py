@@ -151,3 +151,36 @@ def test_a_mechanism_of_another_classifier_is_refused(toy_classifier):
         ExplainedClassifier(classifier, TAME((12, 16), 10))
     with pytest.raises(InputError, match=r"got one for \(16,\)"):
         ExplainedClassifier(classifier, LCAM([16], 5))
+
+
+@pytest.mark.parametrize(("kind", "layer"), [("cnn", "stage2"), ("vit", "encoder.layers.encoder_layer_2.ln_1")])
+def test_a_mask_of_features_replaces_the_output_of_their_layer(toy_classifier, toy_images, kind, layer):
+    classifier = toy_classifier(kind, layers=[layer])
+    model = ExplainedClassifier(classifier, LCAM(classifier.channels, 5, masks="features"))
+    result = model.training_pass(toy_images)
+    (feature,) = classifier(toy_images).features
+    own = torch.stack([model.attention.op(feature)[i, target] for i, target in enumerate(result.targets)]).sigmoid()
+    assert own.std() > 0.01
+
+    def masked(_module, _args, output):
+        if output.ndim == 4:
+            return output * own.unsqueeze(1)
+        tokens = output.clone()
+        tokens[:, 1:] *= own.flatten(1).unsqueeze(2)  # the class token stays as it is
+        return tokens
+
+    handle = classifier.module.get_submodule(layer).register_forward_hook(masked)
+    expected = classifier.logits(toy_images)
+    handle.remove()
+    torch.testing.assert_close(result.masked_logits, expected, atol=1e-5, rtol=1e-4)
+    assert not torch.allclose(expected, classifier.logits(toy_images), atol=1e-3)
+    ranked = model.ranked_pass(toy_images, torch.full((4,), 0.5))
+    torch.testing.assert_close(ranked.masked_logits, model.masked_logits(toy_images, ranked.maps[:, 0]))
+
+
+def test_the_gradient_of_a_mask_of_features_reaches_the_attention_only(toy_classifier, toy_images):
+    classifier = toy_classifier(layers=["stage2"])
+    model = ExplainedClassifier(classifier, LCAM(classifier.channels, 5, masks="features"))
+    model.training_pass(toy_images).masked_logits.square().sum().backward()
+    assert model.attention.op.weight.grad.abs().sum() > 0
+    assert all(parameter.grad is None for parameter in classifier.parameters())

@@ -11,7 +11,7 @@ from PIL import Image
 
 from tame.checks import InputError
 from tame.functional.masking import upsample
-from tame.visualize import PANELS, RoadCurves, figure, grid, overlay, road_curves
+from tame.visualize import PANELS, RoadCurves, figure, grid, learning_rate_curve, overlay, road_curves
 from tame.visualize.curves import styles
 from tame.visualize.pictures import _font, _wrapped
 
@@ -288,3 +288,32 @@ def test_bad_curves(tmp_path, data, message):
     with pytest.raises(InputError, match=message):
         road_curves(data, tmp_path / "x")
     assert not list(tmp_path.iterdir())
+
+
+LRS, SMOOTHED = [0.001, 0.01, 0.1, 1.0], [3.0, 2.5, 2.0, 90.0]
+
+
+def test_the_curve_of_learning_rates_marks_the_suggestion(tmp_path, drawn):
+    file = learning_rate_curve(LRS, [3.1, 2.4, 2.1, 95.0], SMOOTHED, 0.01, tmp_path / "new" / "lr.png")
+    with Image.open(file) as picture:
+        assert picture.format == "PNG"
+    assert list(file.parent.iterdir()) == [file]
+    (axes,) = drawn().axes
+    batches, smoothed, mark = (line.get_xydata().tolist() for line in axes.lines)
+    assert batches == [[0.001, 3.1], [0.01, 2.4], [0.1, 2.1], [1.0, 95.0]]
+    assert smoothed == [list(point) for point in zip(LRS, SMOOTHED, strict=True)]
+    assert mark == [[0.01, 2.5]]
+    assert (axes.get_xscale(), axes.get_title()) == ("log", "")
+    assert axes.lines[2].get_label() == "suggestion 0.01"
+    low, high = axes.get_ylim()
+    assert low < 2 and 4 < high < 5  # not 90, where nothing else could be seen
+
+
+@pytest.mark.parametrize("smoothed", [[2.0] * 4, [1.0, 2.0, 3.0, 4.0]])
+def test_a_curve_without_a_suggestion_says_so(tmp_path, drawn, smoothed):
+    learning_rate_curve(LRS, smoothed, smoothed, None, tmp_path / "lr.png")
+    (axes,) = drawn().axes
+    assert len(axes.lines) == 2
+    assert axes.get_title() == "no suggestion: the loss does not fall clearly"
+    low, high = axes.get_ylim()
+    assert low < min(smoothed) and high > max(smoothed)

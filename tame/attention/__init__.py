@@ -6,11 +6,11 @@ from typing import Any, Literal
 
 from torch import nn
 
-from tame.attention.lcam import LCAM
+from tame.attention.lcam import LCAM, LCAM_FORMS
 from tame.attention.mechanism import TAME
 from tame.registry import Registry
 
-__all__ = ["ATTENTIONS", "LCAM", "TAME", "build_attention"]
+__all__ = ["ATTENTIONS", "LCAM", "LCAM_FORMS", "OLD_NAMES", "TAME", "build_attention"]
 
 
 def _no_skip(channels: Sequence[int], num_classes: int, **options: Any) -> TAME:
@@ -23,7 +23,11 @@ ATTENTIONS.register("ttame")(TAME)
 ATTENTIONS.register("ttame-no-skip")(_no_skip)
 ATTENTIONS.register("ttame-no-skip-no-norm")(partial(TAME, skip=False, batch_norm=False))
 ATTENTIONS.register("ttame-sigmoid")(partial(TAME, activation="sigmoid"))
-ATTENTIONS.register("lcam")(LCAM)
+for _name, _form in LCAM_FORMS.items():
+    ATTENTIONS.register(_name)(partial(LCAM, masks=_form.masks))
+
+OLD_NAMES = {"lcam": "lcam-img"}
+"""Names in earlier checkpoints, and what they are now."""
 
 
 def build_attention(
@@ -40,5 +44,5 @@ def build_attention(
     Raises:
         InputError: For an unknown name, or feature layers it cannot take.
     """
-    options = {} if name == "lcam" else {"output_size": output_size}
+    options = {} if name in LCAM_FORMS else {"output_size": output_size}
     return ATTENTIONS.get(name)(channels, num_classes, **options)

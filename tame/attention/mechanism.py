@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from tame.checks import InputError
+from tame.types import MaskedPart
 
 _RELEASED_LARGEST_SIDE = 56
 
@@ -66,6 +67,8 @@ class TAME(nn.Module):
         >>> mechanism(features, torch.tensor([[3], [7]])).shape  # one class per image
         torch.Size([2, 1, 14, 14])
     """
+
+    masks: MaskedPart = "image"
 
     def __init__(
         self,

@@ -1,7 +1,21 @@
 """What is explained: specs of classifiers, and the frozen classifier itself."""
 
 from tame.backbones.frozen import FrozenClassifier
-from tame.backbones.load import BACKBONES, load_backbone
+from tame.backbones.given import Given
+from tame.backbones.load import BACKBONES, find_spec, load_backbone
 from tame.backbones.spec import BackboneSpec, Preprocessing, TokenLayout
 
-__all__ = ["BACKBONES", "BackboneSpec", "FrozenClassifier", "Preprocessing", "TokenLayout", "load_backbone"]
+Backbone = FrozenClassifier
+"""The name for users: ``tame.Backbone.from_module(module, ...)``."""
+
+__all__ = [
+    "BACKBONES",
+    "Backbone",
+    "BackboneSpec",
+    "FrozenClassifier",
+    "Given",
+    "Preprocessing",
+    "TokenLayout",
+    "find_spec",
+    "load_backbone",
+]

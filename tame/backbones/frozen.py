@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Sequence
-from typing import Self
+from collections.abc import Callable, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.fx import GraphModule
 
-from tame.backbones.spec import BackboneSpec
-from tame.backbones.taps import build_extractor, hooked_outputs
+from tame.backbones.describe import USUAL, describe, resolve_layers
+from tame.backbones.given import Given
+from tame.backbones.layout import channels_first
+from tame.backbones.outputs import with_output
+from tame.backbones.spec import BackboneSpec, Preprocessing, TokenLayout
+from tame.backbones.taps import HookedExtractor, build_extractor, different, observe, use_hooks
 from tame.checks import InputError
 from tame.functional.masking import apply_mask, upsample
-from tame.types import ClassifierOutput, MaskingKind
+from tame.types import ClassifierOutput, MaskingKind, ScoreKind
 
 
 class FrozenClassifier(nn.Module):
@@ -24,12 +29,14 @@ class FrozenClassifier(nn.Module):
 
     Args:
         spec: What is known of the classifier.
-        module: The classifier itself, in any mode; it becomes frozen.
+        module: The classifier itself, in any mode; it becomes frozen. It returns logits (B, K), or what
+            `tame.backbones.outputs.with_output` can find them in.
         layers: Names of the modules whose outputs are the features, earliest first.
         weights: What its weights are called (a published name, a file, ``random``, ``given``).
 
     Raises:
-        InputError: For layers that do not exist, or whose tapped value differs from the module's own output.
+        InputError: For a module that refuses its input or gives other logits than the spec says; for layers that do
+            not exist, or whose tapped value differs from the module's own output.
 
     Example:
         >>> from torch import nn
@@ -52,17 +59,76 @@ class FrozenClassifier(nn.Module):
         self.spec = spec
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights = weights
-        self.module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
-        self._extractor = build_extractor(self.module, self.layers).eval()
+        self._extractor: nn.Module = build_extractor(self.module, self.layers)
         self._weights_hash = ""
         self._check_taps()
+
+    @classmethod
+    def from_module(
+        cls,
+        module: nn.Module,
+        layers: str | Sequence[str] = "proposed",
+        preprocess: Preprocessing | None = None,
+        classes: int | Sequence[str] = 0,
+        *,
+        name: str = "",
+        tokens: TokenLayout | None = None,
+        masking: MaskingKind | None = None,
+        cam_layer: str = "",
+        output: str | Callable[[Any], Tensor] = "",
+        score: ScoreKind = "softmax",
+    ) -> FrozenClassifier:
+        """Freeze a trained network of any kind.
+
+        Args:
+            module: The network; it stays the caller's, and becomes frozen.
+            layers: Feature layers by name, earliest first; ``proposed`` chooses them, see `tame inspect`.
+            preprocess: How photographs become its input; None: ImageNet's, 224 pixels.
+            classes: Names of the classes, or their number; 0: as many as it has logits.
+            name: What it is called in checkpoints; empty: its class's name.
+            tokens: How a token sequence becomes a map; None: found out.
+            masking: ``cnn`` or ``vit``; None: by the kind of its features.
+            cam_layer: Layer that the CAM methods explain; empty: the last of ``layers``.
+            output: Where the logits are in what it returns, see `tame.backbones.outputs.resolve_output`.
+            score: What makes confidences of its logits.
+
+        Raises:
+            InputError: If the network refuses its input, contradicts what is given, or has no such layers.
+
+        Example:
+            >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
+            >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), *head)
+            >>> grey = Preprocessing(resize=(20, 30), crop=(20, 30), mean=(0.5,), std=(0.25,))
+            >>> classifier = FrozenClassifier.from_module(net, ["1"], grey, classes=["benign", "malignant"])
+            >>> classifier(torch.rand(5, 1, 20, 30)).logits.shape
+            torch.Size([5, 2])
+        """
+        given = Given(
+            num_classes=classes if isinstance(classes, int) else len(classes),
+            class_names=() if isinstance(classes, int) else tuple(classes),
+            tokens=tokens,
+            masking=masking or "",
+            cam_layer=cam_layer,
+            output=output,
+            score=score,
+        )
+        spec = describe(name or type(module).__name__, lambda: module, given, preprocess or USUAL)
+        network = with_output(spec, module.eval())
+        return cls(spec, network, resolve_layers(spec, network, layers))
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing: BatchNorm statistics and dropout never move."""
         return self
+
+    @property
+    def traced(self) -> bool:
+        """Whether layers are read from a traced graph; else with hooks."""
+        return isinstance(self._extractor, GraphModule)
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -94,7 +160,8 @@ class FrozenClassifier(nn.Module):
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
         outputs = self._extractor(self.normalise(images))
-        features = tuple(self._to_map(outputs[str(index)], layer) for index, layer in enumerate(self.layers))
+        size = images.shape[2:]
+        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self.layers))
         return ClassifierOutput(outputs["logits"], features)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -116,37 +183,34 @@ class FrozenClassifier(nn.Module):
         masks = upsample(maps, (height, width))
         return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
-    def _to_map(self, feature: Tensor, layer: str) -> Tensor:
+    def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
         if feature.ndim == 3 and self.spec.tokens is not None:
             return self.spec.tokens.to_map(feature)
         if feature.ndim != 4:
-            raise InputError(f"layer {layer!r} gives {tuple(feature.shape)}: expected a feature map (B, C, h, w)")
-        return feature
+            shape = tuple(feature.shape)
+            raise InputError(f"layer {layer!r} gives {shape}: expected a feature map (B, C, h, w) or (B, h, w, C)")
+        return channels_first(feature, size)
 
     def _check_taps(self) -> None:
-        """Check once, on a random input, that every tap equals its module's own output."""
+        """Check once, on a random input, that every tap equals its module's own output; else read it with hooks."""
         shape = (1, *self.spec.preprocessing.shape)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         device = next(self.module.parameters(), self.mean).device
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
-            tapped = self._extractor(inputs)
-            hooked = hooked_outputs(self.module, self.layers, inputs)
-        if tapped["logits"].shape != (1, self.spec.num_classes):
-            raise InputError(
-                f"expected logits of shape (1, {self.spec.num_classes}) from {self.spec.name}, "
-                f"got {tuple(tapped['logits'].shape)}"
-            )
-        channels = []
-        for index, (layer, expected) in enumerate(zip(self.layers, hooked, strict=True)):
-            if not isinstance(expected, Tensor):
-                raise InputError(f"layer {layer!r} gives a {type(expected).__name__}: expected one tensor")
-            got = tapped[str(index)]
-            if not (isinstance(got, Tensor) and got.shape == expected.shape and torch.equal(got, expected)):
-                raise InputError(f"the tap at layer {layer!r} differs from the output of that module")
-            feature = self._to_map(got, layer)
-            if self.spec.tokens is None and feature.shape[2] != feature.shape[3]:  # of a square image
-                raise InputError(f"layer {layer!r} gives {tuple(feature.shape)}: expected channels first, (B, C, h, w)")
-            channels.append(feature.shape[1])
-        self._channels = tuple(channels)
+            expected, logits = observe(self.module, self.layers, inputs)
+            for layer, output in zip(self.layers, expected, strict=True):
+                if not isinstance(output, Tensor):
+                    raise InputError(f"layer {layer!r} gives a {type(output).__name__}: expected one tensor")
+                if len(output) != 1:
+                    raise InputError(f"layer {layer!r} gives {tuple(output.shape)} of one image: expected one map")
+            if different(self._extractor, inputs, expected, logits):
+                use_hooks(self.module, f"the traced graph of {self.spec.name} gives other values than the network")
+                self._extractor = HookedExtractor(self.module, self.layers)
+                if number := different(self._extractor, inputs, expected, logits):
+                    what = (*map("layer {!r}".format, self.layers), "the logits")[number - 1]
+                    raise InputError(f"{what} of {self.spec.name} differ between two passes over one image")
+        self._channels = tuple(
+            self._to_map(output, layer, shape[2:]).shape[1] for layer, output in zip(self.layers, expected, strict=True)
+        )

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tame.backbones.frozen import FrozenClassifier
+from tame.backbones.layout import channels_first
 from tame.checks import InputError
 
 
@@ -54,13 +55,20 @@ def graph_from(classifier: FrozenClassifier, layer: str, images: Tensor) -> tupl
     return leaf, logits
 
 
-def as_map(classifier: FrozenClassifier, values: Tensor) -> Tensor:
-    """Return a layer's values or gradients as a map: tokens (B, p + n, D) as (B, D, gh, gw), maps as they are.
+def as_map(classifier: FrozenClassifier, values: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
+    """Return a layer's values or gradients as a map (B, C, h, w): of tokens (B, p + n, D), of channels first or last.
 
-    The layout's gate is not applied: it is no part of the classifier.
+    See `channels_first` and `TokenLayout`. The layout's gate is not applied: it is no part of the classifier.
+
+    Args:
+        classifier: The classifier.
+        values: Of a layer.
+        size: Height and width of the images; None: those of the spec.
     """
     tokens = classifier.spec.tokens
-    return values if values.ndim == 4 or tokens is None else replace(tokens, gate=False).to_map(values)
+    if values.ndim == 4:
+        return channels_first(values, size or classifier.spec.preprocessing.size)
+    return values if tokens is None else replace(tokens, gate=False).to_map(values)
 
 
 def class_gradients(classifier: FrozenClassifier, batches: Iterable[Tensor], chunk: int = 50) -> ClassGradients:

@@ -4,19 +4,32 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import lru_cache, partial
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from tame.backbones.describe import describe, resolve_layers, with_given
 from tame.backbones.efficientnet_lite import EFFICIENTNET_LITE0
 from tame.backbones.frozen import FrozenClassifier
-from tame.backbones.inspect import propose_layers
+from tame.backbones.given import Given
+from tame.backbones.outputs import with_output
 from tame.backbones.spec import BackboneSpec
+from tame.backbones.spec_files import SUFFIXES, read_spec_file
+from tame.backbones.timm import PREFIX as TIMM
+from tame.backbones.timm import timm_spec
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
 from tame.checks import InputError
 from tame.registry import Registry
+from tame.user_code import import_function
+
+OWN = "own"
+"""Name of the weights that a user's function brings along."""
+
+_NOTHING = Given()
 
 BACKBONES = Registry[BackboneSpec]("backbone")
 BACKBONES.register(EFFICIENTNET_LITE0.name)(EFFICIENTNET_LITE0)
@@ -24,40 +37,95 @@ for _name in torchvision_names():
     BACKBONES.register(_name)(torchvision_spec(_name))
 
 
+def find_spec(backbone: str, given: Given = _NOTHING) -> BackboneSpec:
+    """Return the spec of a classifier.
+
+    Args:
+        backbone: A name of `BACKBONES`, ``timm:NAME``, ``package.module:function`` (also from the working folder; the
+            function returns an nn.Module), or a spec file, see `tame.backbones.spec_files`.
+        given: What is known of it beside that; it comes before what a spec file says.
+
+    Raises:
+        InputError: For a backbone that does not exist, or contradicts what is given.
+    """
+    path = Path(backbone)
+    if path.suffix in SUFFIXES:
+        return _spec_of_file(path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0, given)
+    return _spec_of_code(backbone, given) if ":" in backbone else _spec_of(backbone, given, {})
+
+
+@lru_cache  # a network is built to be described: once
+def _spec_of_code(backbone: str, given: Given) -> BackboneSpec:
+    return _spec_of(backbone, given, {})
+
+
+@lru_cache
+def _spec_of_file(path: Path, _changed: int, given: Given) -> BackboneSpec:
+    file = read_spec_file(path)
+    known = given.over(file.given)
+    spec = replace(_spec_of(file.builder, known, file.arguments), name=file.name)
+    if known.weights:
+        return replace(spec, weights={known.weights: lambda: read_state_dict(Path(known.weights), spec)})
+    return spec
+
+
+def _spec_of(builder: str, given: Given, arguments: Mapping[str, Any]) -> BackboneSpec:
+    """Return the spec of what ``builder`` builds, with what is given in its place."""
+    if builder.startswith(TIMM):
+        spec = timm_spec(builder.removeprefix(TIMM), given, arguments)
+    elif ":" in builder:
+        function = import_function(builder, "builder of a network")
+        spec = describe(builder, partial(function, **arguments), given, weights={OWN: lambda: None})
+    elif builder in torchvision_names():
+        spec = torchvision_spec(builder, given, arguments)
+    else:
+        spec = BACKBONES.get(builder)
+        if arguments or given.num_classes not in (0, spec.num_classes):
+            raise InputError(f"expected {builder} as it is, with {spec.num_classes} classes and no arguments")
+    return with_given(spec, given)
+
+
 def load_backbone(
-    backbone: str | BackboneSpec, weights: str = "", layers: str | Sequence[str] = "proposed"
+    backbone: str | BackboneSpec,
+    weights: str = "",
+    layers: str | Sequence[str] = "proposed",
+    given: Given = _NOTHING,
 ) -> FrozenClassifier:
     """Build a frozen classifier.
 
     Args:
-        backbone: A registered name, or a spec of one's own.
+        backbone: See `find_spec`; or a spec.
         weights: Name of published weights, path of a state_dict (``.pth``, ``.pt``, ``.safetensors``; loaded
-            without executing code), or ``random``. Empty: the first published ones.
+            without executing code), or ``random``. Empty: those of the spec file, else the first published ones.
         layers: Name of a tap set of the spec, or module names. An unlisted ``proposed`` is worked out.
+        given: What is known of the backbone, see `find_spec`.
 
     Raises:
         InputError: For an unknown name, weights that do not fit, or layers that do not exist.
     """
-    spec = BACKBONES.get(backbone) if isinstance(backbone, str) else backbone
-    module = spec.build().eval()
-    weights = weights or next(iter(spec.weights), "random")
-    if weights in spec.weights:
-        load_weights(module, spec.weights[weights](), weights)
-        spec = replace(spec, preprocessing=spec.weights_preprocessing.get(weights, spec.preprocessing))
-    elif weights != "random":
-        load_weights(module, read_state_dict(Path(weights), spec), weights)
+    spec, module, weights = load_network(find_spec(backbone, given) if isinstance(backbone, str) else backbone, weights)
     return FrozenClassifier(spec, module, resolve_layers(spec, module, layers), weights)
 
 
-def resolve_layers(spec: BackboneSpec, module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]:
-    """Return module names for a tap set's name, comma-separated names, or names as they are."""
-    if isinstance(layers, str):
-        if layers in spec.layers:
-            return spec.layers[layers]
-        if layers in ("proposed", "paper", "released"):
-            return propose_layers(spec, module)
-        layers = [layer.strip() for layer in layers.split(",") if layer.strip()]
-    return tuple(layers)
+def load_network(spec: BackboneSpec, weights: str = "") -> tuple[BackboneSpec, nn.Module, str]:
+    """Build a network and load its weights.
+
+    Args:
+        spec: Of the classifier.
+        weights: See `load_backbone`.
+
+    Returns:
+        The spec with the preprocessing of these weights, the network in eval mode, and the name of the weights.
+    """
+    module = spec.build().eval()
+    weights = weights or next(iter(spec.weights), "random")
+    if weights in spec.weights:
+        if (state := spec.weights[weights]()) is not None:
+            load_weights(module, state, weights)
+        spec = replace(spec, preprocessing=spec.weights_preprocessing.get(weights, spec.preprocessing))
+    elif weights != "random":
+        load_weights(module, read_state_dict(Path(weights), spec), weights)
+    return spec, with_output(spec, module), weights
 
 
 def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:

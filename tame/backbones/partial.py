@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import logging
+from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any, NamedTuple
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from tame.backbones.frozen import FrozenClassifier
-from tame.backbones.taps import build_extractor, hooked_outputs
+from tame.backbones.taps import hooked_outputs, tap_node, trace
 from tame.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -20,25 +21,51 @@ PROBES = 2
 """Random images that a cut is checked with."""
 
 
-class Halves(NamedTuple):
-    """What lies before a layer and what lies behind it.
+class Halves(nn.Module):
+    """What lies before a layer and what lies behind it: ``behind(*before(images))`` are the logits.
 
-    Attributes:
-        before: From images (B, C, H, W) in [0, 1] to the layer's output and every earlier value that is still
-            needed behind it (the skip of a residual connection), each with one row per image.
-        behind: From these, in any number of rows, to the logits. It may overwrite what it is given.
+    A module, so that it moves and is copied together with the classifier, whose parameters and buffers it shares.
+
+    Args:
+        classifier: The classifier.
     """
 
-    before: Callable[[Tensor], tuple[Tensor, ...]]
-    behind: Callable[..., Tensor]
+    def __init__(self, classifier: FrozenClassifier) -> None:
+        super().__init__()
+        self.training = False
+        self.classifier = classifier
+
+    def train(self, mode: bool = True) -> Self:
+        """Do nothing: the classifier never changes."""
+        return self
+
+    @abstractmethod
+    def before(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run what lies before the layer, without a graph of gradients.
+
+        Args:
+            images: (B, C, H, W) in [0, 1].
+
+        Returns:
+            The layer's output, in the layer's own layout, and every earlier value that is still needed behind it (the
+            skip of a residual connection), each with one row per image.
+        """
+
+    @abstractmethod
+    def behind(self, *values: Tensor) -> Tensor:
+        """Return the logits (R, K) of values as `before` gives them, in any number of rows R.
+
+        Gradients reach the values where they are asked for. What stands in other places than the first may be
+        overwritten, and so may the first where no gradient is asked for.
+        """
 
 
 def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
-    """Cut a classifier at the output of ``layer``; ``behind(*before(images))`` are its logits.
+    """Cut a classifier at the output of ``layer``.
 
-    The traced graph is cut in two. Where that cannot be done (a value that is needed behind the layer has not one
-    row per image), ``behind`` runs the whole network with the layer's output replaced: as exact, but slower; a
-    line of the log says so. Neither half builds a graph of gradients.
+    The traced graph is cut in two. Where that cannot be done (a module that cannot be traced, or a value that is
+    needed behind the layer has not one row per image), ``behind`` runs the whole network with the layer's output
+    replaced: as exact, but slower; a line of the log says so.
 
     Args:
         classifier: The classifier.
@@ -48,13 +75,12 @@ def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
         InputError: If the layer does not exist, or the logits do not depend on it.
 
     Example:
-        >>> from torch import nn
         >>> from tame.backbones import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(4, 4), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> before, behind = cut_at(FrozenClassifier(spec, net, layers=["1"]), "1")
-        >>> (output,) = before(torch.rand(1, 3, 4, 4))
-        >>> behind(output.expand(3, -1, -1, -1)).shape
+        >>> halves = cut_at(FrozenClassifier(spec, net, layers=["1"]), "1")
+        >>> (output,) = halves.before(torch.rand(1, 3, 4, 4))
+        >>> halves.behind(output.expand(3, -1, -1, -1)).shape
         torch.Size([3, 2])
     """
     shape = (PROBES, *classifier.spec.preprocessing.shape)
@@ -62,17 +88,17 @@ def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
     images[0] /= 4  # so that the two images differ in more than noise
     with torch.no_grad():
         halves = _traced(classifier, layer, images)
-        if not _agrees(classifier, halves, images):
+        if halves is None or not _agrees(halves, images):
             logger.warning("%s cannot be cut at %s: the whole network runs instead", classifier.spec.name, layer)
-            halves = _hooked(classifier, layer, images)
+            halves = _Replaced(classifier, layer, images)
     return halves
 
 
 class _Tensors(Interpreter):
     """Runs a graph and remembers which nodes gave tensors."""
 
-    def __init__(self, module: GraphModule) -> None:
-        super().__init__(module)
+    def __init__(self, module: nn.Module, graph: Graph) -> None:
+        super().__init__(module, graph=graph)
         self.found: set[Node] = set()
 
     def run_node(self, n: Node) -> Any:
@@ -83,20 +109,47 @@ class _Tensors(Interpreter):
         return value
 
 
-def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> Halves:
-    """Return the halves of the traced graph."""
-    extractor = build_extractor(classifier.module, (layer,))
-    nodes = list(extractor.graph.nodes)
-    (output,) = (node for node in nodes if node.op == "output")
-    tap, logits = output.args[0]["0"], output.args[0]["logits"]
-    nodes.remove(output)
+class _Cut(Halves):
+    """The two parts of a traced graph."""
+
+    def __init__(self, classifier: FrozenClassifier, first: GraphModule, second: GraphModule) -> None:
+        super().__init__(classifier)
+        self.first, self.second = first, second
+
+    def before(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the first part."""
+        with torch.no_grad():
+            values: tuple[Tensor, ...] = self.first(self.classifier.normalise(images))
+        return values
+
+    def behind(self, *values: Tensor) -> Tensor:
+        """Run the second part."""
+        output, *others = values
+        # an in-place activation may follow, and a leaf of a graph cannot be overwritten
+        logits: Tensor = self.second(output.clone() if output.requires_grad else output, *others)
+        return logits
+
+
+def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> Halves | None:
+    """Return the halves of the traced graph; None where it cannot run."""
+    module = classifier.module
+    try:
+        graph, paths = trace(module)
+    except InputError:
+        return None
+    tap = tap_node(module, layer, paths)
+    nodes = list(graph.nodes)
+    logits = nodes.pop().args[0]
 
     inputs = _followers(nodes, {node for node in nodes if node.op == "placeholder"})
     behind = _followers(nodes, {tap}) - {tap}
     if logits not in behind:
         raise InputError(f"expected a layer that the logits of {classifier.spec.name} depend on, got {layer!r}")
-    tensors = _Tensors(extractor)
-    tensors.run(classifier.normalise(images))
+    tensors = _Tensors(module, graph)
+    try:
+        tensors.run(classifier.normalise(images))
+    except Exception:  # the graph may hold anything that only the tracer's values allow
+        return None
 
     # what the second half needs: tensors of the images come from the first half; the rest (weights, and sizes,
     # which hold the number of rows) is worked out again
@@ -113,18 +166,9 @@ def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> Halves:
                 waiting.append(node)
     border = [tap, *(node for node in nodes if node in between)]
     last = max(map(nodes.index, border))
-    first = _part(extractor, (), [node for node in nodes[: last + 1] if node not in behind], border)
-    second = _part(extractor, border, [node for node in nodes if node in behind | again], logits)
-
-    def run_before(images: Tensor) -> tuple[Tensor, ...]:
-        with torch.no_grad():
-            return first(classifier.normalise(images))
-
-    def run_behind(*values: Tensor) -> Tensor:
-        with torch.no_grad():
-            return second(*values)
-
-    return Halves(run_before, run_behind)
+    first = _part(module, (), [node for node in nodes[: last + 1] if node not in behind], border)
+    second = _part(module, border, [node for node in nodes if node in behind | again], logits)
+    return _Cut(classifier, first, second)
 
 
 def _followers(nodes: Iterable[Node], start: set[Node]) -> set[Node]:
@@ -137,7 +181,7 @@ def _followers(nodes: Iterable[Node], start: set[Node]) -> set[Node]:
 
 
 def _part(
-    extractor: GraphModule, given: Sequence[Node], nodes: Sequence[Node], result: Node | Sequence[Node]
+    module: nn.Module, given: Sequence[Node], nodes: Sequence[Node], result: Node | Sequence[Node]
 ) -> GraphModule:
     """Return the part of a graph from the values of ``given`` over ``nodes`` to those of ``result``."""
     graph = Graph()
@@ -145,13 +189,13 @@ def _part(
     for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[result] if isinstance(result, Node) else tuple(copies[node] for node in result))
-    return GraphModule(extractor, graph)
+    return GraphModule(module, graph)
 
 
-def _agrees(classifier: FrozenClassifier, halves: Halves, images: Tensor) -> bool:
+def _agrees(halves: Halves, images: Tensor) -> bool:
     """Whether the halves give the network's own logits when rows are repeated between them."""
     rows = torch.tensor([1, 0, 1], device=images.device)
-    expected = classifier.logits(images[rows])
+    expected = halves.classifier.logits(images[rows])
     values = halves.before(images)
     try:
         found = halves.behind(*(value[rows] for value in values))
@@ -161,41 +205,41 @@ def _agrees(classifier: FrozenClassifier, halves: Halves, images: Tensor) -> boo
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=tolerance)
 
 
-def _hooked(classifier: FrozenClassifier, layer: str, images: Tensor) -> Halves:
-    """Return halves of which the second runs the whole network, with the output of the layer's last call replaced."""
-    module = classifier.module.get_submodule(layer)
-    calls = 0
+class _Replaced(Halves):
+    """The whole network, with the output of the layer's last call replaced; the inputs are carried between."""
 
-    def count(_module: nn.Module, _args: object, _output: Tensor) -> None:
-        nonlocal calls
-        calls += 1
+    def __init__(self, classifier: FrozenClassifier, layer: str, images: Tensor) -> None:
+        super().__init__(classifier)
+        (self.layer,) = classifier.with_layers((layer,)).layers  # checks that it exists and is reached
+        self.calls = 0
 
-    _with_hook(classifier, module, count, classifier.normalise(images))
+        def count(_module: nn.Module, _args: object, _output: Tensor) -> None:
+            self.calls += 1
 
-    def before(images: Tensor) -> tuple[Tensor, ...]:
+        self._run(count, classifier.normalise(images))
+
+    def before(self, images: Tensor) -> tuple[Tensor, ...]:
+        """Run the whole network."""
         with torch.no_grad():
-            inputs = classifier.normalise(images)
-            return hooked_outputs(classifier.module, (layer,), inputs)[0], inputs
+            inputs = self.classifier.normalise(images)
+            return hooked_outputs(self.classifier.module, (self.layer,), inputs)[0], inputs
 
-    def behind(output: Tensor, inputs: Tensor) -> Tensor:
-        left = calls
+    def behind(self, *values: Tensor) -> Tensor:
+        """Run the whole network again."""
+        output, inputs = values
+        left = self.calls
 
         def replace(_module: nn.Module, _args: object, _output: Tensor) -> Tensor | None:
             nonlocal left
             left -= 1
-            return None if left else output
+            return None if left else output.clone()  # see `_Cut.behind`
 
-        with torch.no_grad():
-            return _with_hook(classifier, module, replace, inputs)
+        return self._run(replace, inputs)
 
-    return Halves(before, behind)
-
-
-def _with_hook(
-    classifier: FrozenClassifier, module: nn.Module, hook: Callable[..., Tensor | None], inputs: Tensor
-) -> Tensor:
-    handle = module.register_forward_hook(hook)
-    try:
-        return classifier.module(inputs)
-    finally:
-        handle.remove()
+    def _run(self, hook: Callable[..., Tensor | None], inputs: Tensor) -> Tensor:
+        handle = self.classifier.module.get_submodule(self.layer).register_forward_hook(hook)
+        try:
+            logits: Tensor = self.classifier.module(inputs)
+        finally:
+            handle.remove()
+        return logits

@@ -1,13 +1,15 @@
-"""Count what an explanation costs: images that reach the logits, and gradients that leave them."""
+"""Count what an explanation costs: images that reach the logits, gradients that leave them, and all work."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from tame.backbones.frozen import FrozenClassifier
 
@@ -74,3 +76,42 @@ class PassCounter:
             yield passes
         finally:
             handle.remove()
+
+
+def work_of(classifier: FrozenClassifier, images: Tensor, explain: Callable[[], object]) -> float | None:
+    """Return the work of ``explain`` in units of one plain forward pass of ``images``.
+
+    Work is what matrix products, convolutions and attention multiply, forward and backward, inside the classifier and
+    outside of it. It does not depend on the device and its kernels, on the precision or on the grad mode.
+
+    Args:
+        classifier: The classifier.
+        images: (B, C, H, W) in [0, 1].
+        explain: Explains them.
+
+    Returns:
+        1 for a plain pass; None for a classifier that multiplies nothing.
+
+    Example:
+        >>> from tame.backbones import BackboneSpec, Preprocessing
+        >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog"))
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> classifier, images = FrozenClassifier(spec, net, layers=["1"]), torch.rand(5, 3, 8, 8)
+        >>> work_of(classifier, images, lambda: [classifier(images) for _ in range(3)])
+        3.0
+    """
+    with torch.no_grad():
+        plain = _multiplied(lambda: classifier.logits(images))
+    return _multiplied(explain) / plain if plain else None
+
+
+def _multiplied(call: Callable[[], object]) -> int:
+    """Return the floating point operations of ``call``, of parts that can be counted everywhere."""
+    fused = torch.backends.mha.get_fastpath_enabled()
+    torch.backends.mha.set_fastpath_enabled(False)  # that way of `nn.MultiheadAttention` is not counted
+    try:
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            call()
+    finally:
+        torch.backends.mha.set_fastpath_enabled(fused)
+    return counter.get_total_flops()

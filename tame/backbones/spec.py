@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from typing import Any, get_args
 
 from torch import Tensor, nn
 
-from tame.checks import InputError
-from tame.types import MaskingKind
+from tame.checks import InputError, check_sides
+from tame.types import Interpolation, MaskingKind, ScoreKind
 
 
 @dataclass(frozen=True)
@@ -22,6 +24,9 @@ class Preprocessing:
         interpolation: ``bilinear`` or ``bicubic``.
         mean: Per channel, for images in [0, 1].
         std: Per channel, for images in [0, 1].
+
+    Raises:
+        InputError: For sides below one pixel, an unknown interpolation, or mean and std that do not fit each other.
     """
 
     resize: int | tuple[int, int]
@@ -29,6 +34,19 @@ class Preprocessing:
     interpolation: str = "bilinear"
     mean: tuple[float, ...] = (0.485, 0.456, 0.406)
     std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_sides("resize", self.resize)
+        check_sides("crop", self.crop)
+        if self.interpolation not in get_args(Interpolation):
+            known = " or ".join(get_args(Interpolation))
+            raise InputError(f"expected the interpolation {known}, got {self.interpolation!r}")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise InputError(
+                f"expected mean and std of one length, a number per channel, got {self.mean} and {self.std}"
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"expected finite means and stds above 0, got mean {self.mean} and std {self.std}")
 
     @property
     def channels(self) -> int:
@@ -98,9 +116,15 @@ class BackboneSpec:
         cam_layer: Module whose output Grad-CAM explains; empty for the last tap.
         masking: Its own masking kind.
         tokens: Layout of token sequences; None for classifiers made of feature maps.
-        weights: Published weights by name: functions that return a state_dict.
+        weights: Published weights by name: functions that return a state_dict, or None where ``build`` brings them.
         weights_preprocessing: Preprocessing of those published weights that need another one.
         layer_aliases: Other names of layers, as they stand in the authors' checkpoints.
+        output: From what the module returns to logits (B, K), see `tame.backbones.outputs`; None: found out.
+        score: What makes a confidence of a logit: ``softmax`` over all classes, or the ``sigmoid`` of the class's own
+            for classifiers that may find several classes in one image.
+
+    Raises:
+        InputError: For an unknown score, or one class whose softmax is always 1.
     """
 
     name: str
@@ -111,9 +135,20 @@ class BackboneSpec:
     cam_layer: str = ""
     masking: MaskingKind = "cnn"
     tokens: TokenLayout | None = None
-    weights: Mapping[str, Callable[[], Mapping[str, Tensor]]] = field(default_factory=dict)
+    weights: Mapping[str, Callable[[], Mapping[str, Tensor] | None]] = field(default_factory=dict)
     weights_preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
     layer_aliases: Mapping[str, str] = field(default_factory=dict)
+    output: Callable[[Any], Tensor] | None = None
+    score: ScoreKind = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.score not in get_args(ScoreKind):
+            raise InputError(f"expected the score {' or '.join(get_args(ScoreKind))}, got {self.score!r}")
+        if self.score == "softmax" and self.num_classes == 1:
+            raise InputError(
+                f"the softmax score of a single class is always 1: expected two class names (negative, positive) or "
+                f"the score sigmoid for {self.name}, got the class {self.class_names[0]!r} alone"
+            )
 
     @property
     def num_classes(self) -> int:

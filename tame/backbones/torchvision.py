@@ -4,10 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import replace
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 from torchvision import models
 
+from tame.backbones.describe import adapted, unpublished
+from tame.backbones.given import Given
 from tame.backbones.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.checks import InputError
 
@@ -15,6 +19,8 @@ _VIT_BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10,
 _VIT_NORMS = tuple(f"{block}.ln_1" for block in _VIT_BLOCKS)  # the norm before attention
 _RESNET = ("layer2", "layer3", "layer4")
 _VGG = ("features.16", "features.23", "features.30")  # the max-pools
+
+_NOTHING = Given()
 
 _KNOWN: dict[str, dict[str, object]] = {
     "vgg16": {
@@ -43,35 +49,57 @@ def torchvision_names() -> list[str]:
     return [name for name in models.list_models(module=models) if not name.startswith("quantized_")]
 
 
-def torchvision_spec(name: str) -> BackboneSpec:
+def torchvision_spec(
+    name: str, given: Given = _NOTHING, arguments: Mapping[str, Any] = MappingProxyType({})
+) -> BackboneSpec:
     """Describe torchvision's classifier ``name``; preprocessing and class names come with its weights.
 
+    Args:
+        name: As torchvision knows it.
+        given: Its number of classes and size of input, where they are not those of the published weights.
+        arguments: For torchvision's builder.
+
     Raises:
-        InputError: If torchvision has no such classifier.
+        InputError: If torchvision has no such classifier, or it cannot have an input of that size.
     """
     if name not in torchvision_names():
         raise InputError(f"torchvision has no classifier {name!r}")
     entries = [entry for entry in models.get_model_weights(name) if entry.meta["categories"]]
-    preprocessing = _preprocessing(entries[0])
-    patches: TokenLayout | None = None
-    if name.startswith("vit_"):  # its position embedding fits one image size only
-        entries = [entry for entry in entries if _preprocessing(entry).crop == preprocessing.crop]
-        grid = preprocessing.crop // int(name.rsplit("_", 1)[1])
-        patches = TokenLayout(prefix=1, grid=(grid, grid))
+    preprocessing = adapted(_preprocessing(entries[0]), given)
+    class_names = tuple(entries[0].meta["categories"])
     options = _builder_options(name, preprocessing)
+    patches: TokenLayout | None = None
+    if "image_size" in options:  # its position embedding fits one image size only
+        entries = [entry for entry in entries if _preprocessing(entry).size == preprocessing.size]
+        patches = _patches(name, preprocessing)
+    count = given.num_classes or len(given.class_names)
+    if count and count != len(class_names):
+        options["num_classes"], entries = count, []
+        class_names = tuple(f"class {index}" for index in range(count))
     spec = BackboneSpec(
         name=name,
-        build=lambda: models.get_model(name, weights=None, **options),
+        build=lambda: models.get_model(name, weights=None, **{**options, **arguments}),
         preprocessing=preprocessing,
-        class_names=tuple(entries[0].meta["categories"]),
+        class_names=class_names,
         masking="vit" if patches else "cnn",
         tokens=patches,
-        weights={entry.name.lower(): _loader(entry) for entry in entries},
+        weights={entry.name.lower(): _loader(entry) for entry in entries} or unpublished(name, len(class_names)),
         weights_preprocessing={
-            entry.name.lower(): _preprocessing(entry) for entry in entries if _preprocessing(entry) != preprocessing
+            entry.name.lower(): own
+            for entry in entries
+            if (own := adapted(_preprocessing(entry), given)) != preprocessing
         },
     )
     return replace(spec, **_KNOWN.get(name, {}))  # type: ignore[arg-type] # values of the table above
+
+
+def _patches(name: str, preprocessing: Preprocessing) -> TokenLayout:
+    """Return the layout of a transformer's tokens; its builder takes squares of whole patches only."""
+    height, width = preprocessing.size
+    patch = int(name.rsplit("_", 1)[1])
+    if height != width or height % patch:
+        raise InputError(f"expected a square input of whole {patch}-pixel patches for {name}, got {height}x{width}")
+    return TokenLayout(prefix=1, grid=(height // patch, width // patch))
 
 
 def _preprocessing(entry: models.WeightsEnum) -> Preprocessing:
@@ -85,10 +113,12 @@ def _preprocessing(entry: models.WeightsEnum) -> Preprocessing:
     )
 
 
-def _builder_options(name: str, preprocessing: Preprocessing) -> dict[str, object]:
+def _builder_options(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
     """Return what a builder needs so that the network equals the one whose weights are published."""
     if name.startswith("vit_"):
-        return {"image_size": preprocessing.crop}
+        return {"image_size": preprocessing.size[0]}
+    if name == "maxvit_t":  # its windows fit one image size only
+        return {"input_size": preprocessing.size}
     if name in ("googlenet", "inception_v3"):  # their weights expect another normalisation; random ones start slowly
         return {"transform_input": True, "init_weights": False}
     return {}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
-from tame.backbones.passes import PassCounter
+from tame.backbones.passes import PassCounter, work_of
 from tame.data import Batch
 from tame.evaluation.measures import confidence_column, kept_column
 from tame.evaluation.records import COSTS, Row
@@ -71,6 +71,14 @@ class BatchMeasurement:
             row | {"counted": int(position in measured)} | measured.get(position, empty)
             for position, row in enumerate(basic)
         ]
+
+    def work(self, batch: Batch) -> float | None:
+        """Explain the first image of a batch and return the work of that, see `work_of`."""
+        with torch.inference_mode(False), torch.no_grad():
+            images, indices = batch["image"][:1].clone().to(self.classifier.mean.device), batch["index"][:1].clone()
+            targets = plain_scores(self.classifier, images, self.precision).targets
+            with autocast(images.device, self.precision):
+                return work_of(self.classifier, images, lambda: self.maps_of(images, targets, indices))
 
     def _plain_cells(self, batch: Batch, plain: PlainScores) -> Iterator[dict[str, str | int | float]]:
         best = plain.logits.topk(min(5, plain.logits.shape[1])).indices.tolist()

@@ -21,6 +21,7 @@ from tame.evaluation.run import run_evaluation
 from tame.explainers.base import build_explainer
 from tame.explainers.given import ExplainFunction, GivenExplainer
 from tame.explainers.setup import load_classifier, provenance_of
+from tame.files import folder_name
 from tame.options import EvaluateOptions
 from tame.presets import PRESETS
 
@@ -118,7 +119,7 @@ def run(
         provenance = {name: value for name, value in provenance.items() if name not in unused}
     if options.maps:
         provenance |= {"method": Path(options.maps).resolve().name, "maps": options.maps}
-    out = Path(options.out or f"evaluations/{spec.name}/{provenance['method'].replace(':', '.')}")
+    out = Path(options.out or f"evaluations/{folder_name(spec.name)}/{folder_name(provenance['method'])}")
     maps_of = _maps_source(options, function, classifier, files)
     process = process or processes.start()  # all that can be refused before has been
     summary = run_evaluation(

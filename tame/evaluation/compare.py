@@ -21,8 +21,9 @@ from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
 from tame.evaluation.report import View, write_report
 from tame.evaluation.table import Table, compare, curves_of
-from tame.explainers.setup import set_up_together
-from tame.files import replacing
+from tame.explainers.setup import set_up_together, spec_of
+from tame.files import folder_name, replacing
+from tame.functional.scores import scores
 from tame.options import CompareOptions, EvaluateOptions
 from tame.types import Explainer
 
@@ -57,7 +58,8 @@ def run_comparison(options: CompareOptions) -> Comparison:
     Raises:
         InputError: For anything that cannot be used, for any of the methods, before any work.
     """
-    out = Path(options.out or f"comparisons/{options.backbone}")
+    name = spec_of(options).name
+    out = Path(options.out or f"comparisons/{folder_name(name)}")
     processes = Processes(resolve_device(options.device), options.devices, options.num_nodes)
     contenders = prepare(options, out, processes.device)
     reference = _reference(options, contenders)
@@ -70,7 +72,7 @@ def run_comparison(options: CompareOptions) -> Comparison:
     methods = [asked.method for asked, *_ in contenders]
     table = compare(runs, reference, options.seed)
     if process.rank == 0:
-        published = published_table(options.backbone, methods)
+        published = published_table(name, methods)
         note = "\nPublished, on 2,000 images of ImageNet's validation set (T-TAME, IEEE Access 2024):\n\n"
         _write(out / "table.md", table.markdown() + (note + published if published else ""))
         _write(out / "table.csv", table.csv())
@@ -109,7 +111,7 @@ def look(options: CompareOptions, contenders: Sequence[Contender], names: Sequen
     for index in tqdm(range(shown), "report", unit="image"):
         image = dataset[index]["image"].unsqueeze(0).to(device)
         with torch.inference_mode():
-            best = classifier.logits(image).softmax(1)[0].topk(min(_LOOK_AT, spec.num_classes))
+            best = scores(classifier.logits(image), spec.score)[0].topk(min(_LOOK_AT, spec.num_classes))
             maps = {
                 (name, target): one.explainer(image, torch.tensor([target], device=device))[0].cpu().numpy()
                 for name, one in zip(names, contenders, strict=True)
@@ -134,7 +136,7 @@ def _of_one_method(options: CompareOptions, text: str, out: Path) -> EvaluateOpt
     method, _, checkpoint = text.partition("@")
     common = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions) if field.init}
     name = f"{method}-{Path(checkpoint).name}" if checkpoint else method
-    folder = out / name.replace(":", ".")
+    folder = out / folder_name(name)
     return replace(
         EvaluateOptions(**common), method=method, checkpoint=checkpoint or options.checkpoint, out=str(folder)
     )

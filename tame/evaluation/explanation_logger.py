@@ -19,11 +19,13 @@ from torch import Tensor, nn
 
 from tame.backbones import BackboneSpec, FrozenClassifier
 from tame.backbones.inspect import propose_layers
+from tame.backbones.outputs import with_output
 from tame.checks import InputError, check_images
 from tame.data import array_to_photo
 from tame.explainers import build_explainer
 from tame.files import replacing
 from tame.functional.masking import min_max
+from tame.functional.scores import scores
 from tame.options import MethodOptions
 from tame.types import Explainer
 from tame.visualize import grid, overlay
@@ -117,20 +119,11 @@ class ExplanationLogger(Callback):
         if pixels.channels not in (1, 3):
             raise InputError(f"expected a spec of 1 or 3 channels to draw, got {pixels.channels} of {spec.name}")
         network = find_network(module, self.network)
-        try:
-            with _leaving_no_trace(torch.device("cpu")):
-                copied = detached_copy(network).cpu()
-                named = (spec.cam_layer,) if spec.cam_layer else ()
-                self._layers = spec.layers.get("proposed") or named or propose_layers(spec, copied.eval())
-                self._explainer(copied)
-        except InputError:
-            raise
-        except Exception as error:  # a network can refuse an input in any way
-            shape = (1, *pixels.shape)
-            raise InputError(
-                f"expected a network that takes images of shape {shape}, as {spec.name} says, "
-                f"got {type(network).__name__}: {error}"
-            ) from error
+        with _leaving_no_trace(torch.device("cpu")):
+            copied = with_output(spec, detached_copy(network).cpu().eval())
+            named = (spec.cam_layer,) if spec.cam_layer else ()
+            self._layers = spec.layers.get("proposed") or named or propose_layers(spec, copied)
+            self._explainer(copied)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether this validation is drawn."""
@@ -220,7 +213,7 @@ class ExplanationLogger(Callback):
         names, photos, overlays, titles = classifier.spec.class_names, [], [], []
         for seen in self._seen:  # batch by batch: sizes may differ
             images = seen.images.to(classifier.mean.device)
-            confidences, predicted = classifier.logits(images).float().softmax(1).max(1)
+            confidences, predicted = scores(classifier.logits(images), classifier.spec.score).max(1)
             maps = min_max(explain(images, predicted).float())
             photos += [array_to_photo(image) for image in images]
             overlays += [overlay(photo, each) for photo, each in zip(photos[-len(maps) :], maps, strict=True)]

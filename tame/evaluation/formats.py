@@ -24,7 +24,7 @@ _SECTIONS = {
 }
 _HEAD = "method", "preset", "measure", "better", "value", "standard_error", "difference", "low", "high", "verdict"
 _NOTHING = "-"
-_FP = "FP: forward (+ backward) passes per image."
+COSTS_KEY = "FP: forward (+ backward) passes per image; work: all that is multiplied for it, in plain forward passes."
 _LATEX = {
     "\\": r"\textbackslash{}",
     "{": r"\{",
@@ -44,15 +44,15 @@ def markdown(table: Table) -> str:
     Values that read the same share their mark; controls that fool a measure bear none, nor does a run alone. With a
     reference, the same again with the differences to it.
     """
-    lines = [table.caption, f"In percent; best **bold**, second <u>underlined</u>; {_FP}"]
+    lines = [table.caption, f"In percent; best **bold**, second <u>underlined</u>; {COSTS_KEY}"]
     cells = marked(table, "**{}**", "<u>{}</u>")
     for number, (title, positions) in enumerate(sections(table.measures)):
         starts = [[entry.name, entry.preset] if number == 0 else [entry.name] for entry in table.entries]
         rows = [
-            [*start, *(row[position] for position in positions), passes(entry.cost)]
+            [*start, *(row[position] for position in positions), passes(entry.cost), work(entry.cost)]
             for start, row, entry in zip(starts, cells, table.entries, strict=True)
         ]
-        head = ["method", "preset"][: len(starts[0])] + headings(table, positions) + ["FP"]
+        head = ["method", "preset"][: len(starts[0])] + headings(table, positions) + ["FP", "work"]
         lines += ["", title, "", *_markdown_lines(head, rows)]
     if table.reference is not None:
         reference = table.entries[table.reference]
@@ -75,7 +75,7 @@ def latex(table: Table) -> str:
     The document needs ``\usepackage{booktabs}`` and nothing else. Marks as in `markdown`; with a reference, a raised
     + or - says that the method wins or loses the measure against it.
     """
-    caption = f"{table.caption} In percent; best bold, second underlined; {_FP}"
+    caption = f"{table.caption} In percent; best bold, second underlined; {COSTS_KEY}"
     if table.reference is not None:
         caption += f" Raised + and -: better and worse than {table.entries[table.reference].name} (95 % interval)."
     lines = [
@@ -85,12 +85,13 @@ def latex(table: Table) -> str:
     ]
     cells = marked(table, r"\textbf{{{}}}", r"\underline{{{}}}")
     for title, positions in sections(table.measures):
-        head = ["method", *headings(table, positions), "FP"]
+        head = ["method", *headings(table, positions), "FP", "work"]
         lines += ["", r"\medskip", rf"{escaped(title)}\\[2pt]", rf"\begin{{tabular}}{{l{'r' * (len(head) - 1)}}}"]
         lines += [r"\toprule", _latex_line(map(escaped, head)), r"\midrule"]
         for entry, row in zip(table.entries, cells, strict=True):
             values = [row[position] + _raised(entry.comparisons[position]) for position in positions]
-            lines.append(_latex_line([escaped(entry.name), *values, passes(entry.cost).removesuffix(" backward")]))
+            costs = passes(entry.cost).removesuffix(" backward"), work(entry.cost)
+            lines.append(_latex_line([escaped(entry.name), *values, *costs]))
         lines += [r"\bottomrule", r"\end{tabular}"]
     return "\n".join([*lines, r"\end{table}"]) + "\n"
 
@@ -166,6 +167,12 @@ def passes(cost: Mapping[str, float]) -> str:
         return _NOTHING
     forward, backward = (f"{cost.get(f'explain_{way}', 0):.1f}".removesuffix(".0") for way in ("forward", "backward"))
     return forward if backward == "0" else f"{forward} + {backward} backward"
+
+
+def work(cost: Mapping[str, float]) -> str:
+    """Return the work of an explanation in plain forward passes, such as ``1.03`` or ``8012``."""
+    value = cost.get("work")
+    return _NOTHING if value is None else f"{value:.{2 if value < 100 else 0}f}"
 
 
 def _comparison_cell(comparison: Comparison | None) -> str:

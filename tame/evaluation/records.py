@@ -56,7 +56,8 @@ class Summary:
         invalid: How many of their maps held NaN or infinite values, and became all ones.
         labelled: How many images of the list have a label.
         accuracy: The classifier's own ``top1`` and ``top5`` accuracy on them, percent; empty without labels.
-        cost: Means per image of `COSTS`: passes of the explainer, and seconds.
+        cost: Means per image of `COSTS`: passes of the explainer, and seconds; and, unless it is unknown, the ``work``
+            of an explanation in plain forward passes, see `tame.backbones.passes.work_of`.
         metrics: Estimates by name, such as ``minmax/AD_100`` or ``rank/IC_15``.
     """
 
@@ -126,8 +127,8 @@ def _number(cell: str) -> float:
     return math.nan if cell == "" else float(cell)
 
 
-def summarise(rows: Rows, settings: dict[str, Any]) -> Summary:
-    """Compute the summary of a run with these settings, see `tame.evaluation.measures`.
+def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -> Summary:
+    """Compute the summary of a run with these settings and this work, see `tame.evaluation.measures`.
 
     Raises:
         InputError: If no image counts.
@@ -146,7 +147,7 @@ def summarise(rows: Rows, settings: dict[str, Any]) -> Summary:
         accuracy={
             name: float(100 * every[f"correct_{name}"][known].mean()) for name in ("top1", "top5") if known.any()
         },
-        cost={name: float(rows.columns[name].mean()) for name in COSTS},
+        cost={name: float(rows.columns[name].mean()) for name in COSTS} | ({} if work is None else {"work": work}),
         metrics={name: Estimate(float(each.mean()), standard_error(each)) for name, each in values.items()},
     )
 

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from html import escape
 from typing import TYPE_CHECKING
 
-from tame.evaluation.formats import headings, marked, passes, sections
+from tame.evaluation.formats import COSTS_KEY, headings, marked, passes, sections, work
 from tame.explainers.controls import MINMAX_ONLY
 
 if TYPE_CHECKING:
@@ -17,6 +17,7 @@ if TYPE_CHECKING:
 _COSTS = {
     "explain_forward": "Forward passes",
     "explain_backward": "Backward passes",
+    "work": "Work (forward passes)",
     "seconds_explain": "Explain (s)",
     "seconds_perturb": "Perturb (s)",
     "seconds_classify": "Classify (s)",
@@ -37,9 +38,7 @@ def tag(name: str, *content: str, **attributes: str | None) -> str:
 
 def key(table: Table) -> str:
     """Return how to read the tables."""
-    text = (
-        "In percent; best <strong>bold</strong>, second <u>underlined</u>; FP: forward (+ backward) passes per image."
-    )
+    text = f"In percent; best <strong>bold</strong>, second <u>underlined</u>; {COSTS_KEY}"
     if table.reference is None:
         return text
     name = escape(table.entries[table.reference].name)
@@ -65,17 +64,17 @@ def measures(table: Table) -> Iterator[str]:
             for text, measure in zip(headings(table, positions), columns, strict=True)
         ]
         rows = [
-            [*(_cell(table, entry, position, cells[position]) for position in positions), _fp(entry)]
+            [*(_cell(table, entry, position, cells[position]) for position in positions), _fp(entry), _work(entry)]
             for entry, cells in zip(table.entries, values, strict=True)
         ]
-        yield _table(table, title, [*heads, _head("FP", higher=False)], rows)
+        yield _table(table, title, [*heads, _head("FP", higher=False), _head("Work", higher=False)], rows)
 
 
 def cost(table: Table) -> str:
     """Return the table of presets, passes and seconds."""
     rows = [
         [
-            *(_number(_amount(name, entry.cost.get(name)), entry.cost.get(name)) for name in _COSTS),
+            *(_number(_amount(name, entry.cost), entry.cost.get(name)) for name in _COSTS),
             tag("td", escape(entry.preset), class_="text", data_value=entry.preset),
         ]
         for entry in table.entries
@@ -135,6 +134,10 @@ def _fp(entry: Entry) -> str:
     return _number(passes(entry.cost).removesuffix(" backward"), sum(known) if known else None)
 
 
+def _work(entry: Entry) -> str:
+    return _number(_amount("work", entry.cost), entry.cost.get("work"))
+
+
 def _plain(measure: Measure) -> str:
     return f"{measure.title}, {'higher' if measure.higher_is_better else 'lower'} is better"
 
@@ -149,9 +152,12 @@ def _number(content: str, value: float | None, title: str | None = None) -> str:
     return tag("td", content, data_value="" if value is None else repr(float(value)), title=title)
 
 
-def _amount(name: str, value: float | None) -> str:
+def _amount(name: str, cost: Mapping[str, float]) -> str:
+    value = cost.get(name)
     if value is None:
         return _NOTHING
+    if name == "work":
+        return work(cost)
     if name.startswith("seconds"):
         return f"{value:.{4 if value < 1 else 2}f}"
     return f"{value:.1f}".removesuffix(".0")

@@ -116,6 +116,8 @@ def run_evaluation(
     title, quiet = str(provenance.get("method", "evaluate")), not (progress and process.rank == 0)
     with torch.inference_mode(), tqdm(loader, title, unit="batch", disable=quiet) as bar:
         for batch in bar:
+            if process.rank == 0 and not _work_file(out).is_file():
+                write_json(_work_file(out), {"work": measure.work(batch)})
             found = rows.rows
             part = measure(batch)
             if rows.rows != found:
@@ -125,7 +127,7 @@ def run_evaluation(
     with process.leading() as leads:
         if leads:
             join_rows(_parts(out), out / ROWS)
-            write_summary(out / SUMMARY, summarise(read_rows(out / ROWS), settings))
+            write_summary(out / SUMMARY, summarise(read_rows(out / ROWS), settings, _work(out)))
             shutil.rmtree(out / PARTS)
     return read_summary(out / SUMMARY)
 
@@ -138,6 +140,7 @@ def _settings(classifier: FrozenClassifier, plan: Plan, provenance: Mapping[str,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_hash,
         "layers": list(classifier.layers),
+        **({} if classifier.spec.score == "softmax" else {"score": classifier.spec.score}),
         **plan.settings(),
         "versions": versions(),
     }
@@ -172,6 +175,16 @@ def _parts(out: Path, rank: int | str = "*") -> list[Path]:
 def _done(out: Path) -> set[int]:
     """Return the positions of the images that are already measured."""
     return {int(index) for part in _parts(out) for index in read_rows(part).columns["index"]}
+
+
+def _work_file(out: Path) -> Path:
+    return out / PARTS / "work.json"
+
+
+def _work(out: Path) -> float | None:
+    """Return the work of an explanation, if it is known: all runs of before did not measure it."""
+    file = _work_file(out)
+    return json.loads(file.read_text(encoding="utf-8"))["work"] if file.is_file() else None
 
 
 def _rows_file(out: Path, rank: int) -> Path:

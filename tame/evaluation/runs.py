@@ -12,7 +12,7 @@ from tame.evaluation.measures import Measure
 from tame.evaluation.records import Run
 from tame.explainers.controls import MINMAX_ONLY
 
-_MUST_AGREE = ("backbone", "weights_sha256", "precision", "only")
+_MUST_AGREE = ("backbone", "weights_sha256", "score", "precision", "only")
 _OF_METRICS = {
     "ad-ic": ("masking", "ic_margin"),
     "road": ("road_selection", "road_space", "noise", "seed"),

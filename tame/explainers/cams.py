@@ -31,7 +31,7 @@ def activations_and_gradients(
         targets: Class t of each image, (B,).
 
     Returns:
-        A and its gradient as the layer gives them, tokens (B, n, D) or maps (B, C, h, w), float32.
+        A and its gradient as the layer gives them, tokens or maps in any layout, float32.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf, logits = graph_from(classifier, layer, images)
@@ -80,7 +80,8 @@ class GradientCAM(LayerExplainer):
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
         activations, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        return self.combine(as_map(self.classifier, activations), as_map(self.classifier, gradients)).relu()
+        maps = (as_map(self.classifier, values, images.shape[2:]) for values in (activations, gradients))
+        return self.combine(*maps).relu()
 
     @abstractmethod
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
@@ -216,7 +217,7 @@ def layer_output(classifier: FrozenClassifier, layer: str, images: Tensor) -> Te
     """Return a layer's output as maps (B, C, h, w), float32, without a graph: one forward pass."""
     with torch.no_grad():
         (output,) = hooked_outputs(classifier.module, (layer,), classifier.normalise(images))
-    return as_map(classifier, output).float()
+    return as_map(classifier, output, images.shape[2:]).float()
 
 
 def at_cam_layer(build: Callable[[FrozenClassifier, str], Explainer]) -> Factory:

@@ -3,10 +3,7 @@
 from __future__ import annotations
 
 import inspect
-import sys
 from collections.abc import Callable
-from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -15,6 +12,7 @@ from torch import Tensor
 from tame.backbones import FrozenClassifier
 from tame.checks import InputError
 from tame.explainers.base import CheckedExplainer
+from tame.user_code import import_function
 
 ExplainFunction = Callable[[Tensor, Tensor], Tensor]
 
@@ -45,17 +43,7 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
     Raises:
         InputError: If it cannot be imported, or takes anything else.
     """
-    module, _, attribute = name.partition(":")
-    here = str(Path.cwd())
-    sys.path.insert(0, here)
-    try:
-        found: Any = import_module(module)
-        for part in attribute.split("."):
-            found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"expected a method package.module:function, cannot import {name!r}: {error}") from error
-    finally:
-        sys.path.remove(here)
+    found = import_function(name, "method")
     count = _required(found)
     if count not in (1, 2):
         raise InputError(

@@ -109,27 +109,32 @@ class AblationCAM(PerturbationCAM):
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
-        values = self.halves.before(images)
-        activations = as_map(self.classifier, values[0]).float()
-        return weighted_sum(self.weights(values, targets), activations).relu()
+        with torch.no_grad():
+            values = self.halves.before(images)
+            activations = as_map(self.classifier, values[0], images.shape[2:])
+            return weighted_sum(self.weights(values, targets, images.shape[2:]), activations.float()).relu()
 
-    def weights(self, values: tuple[Tensor, ...], targets: Tensor) -> Tensor:
+    def weights(self, values: tuple[Tensor, ...], targets: Tensor, size: tuple[int, ...]) -> Tensor:
         """Return the weights (B, C) of the channels.
 
         Args:
-            values: What `Halves.before` gives: A, maps (B, C, h, w) or tokens (B, n, C), and what else is needed.
+            values: What `Halves.before` gives: A as the layer gives it, maps or tokens, and what else is needed.
             targets: Class of each image, (B,).
+            size: Height and width of the images.
         """
+
+        def by_channel(output: Tensor) -> Tensor:
+            """Return a view of A with its channels behind its rows: (R, C, h, w), or with all tokens (R, C, n)."""
+            return as_map(self.classifier, output, size) if output.ndim == 4 else output.mT
+
         output = values[0]
-        axis = 1 if output.ndim == 4 else 2
         low = output.flatten(1).amin(1)
         off = torch.where(low == 0, 0, low - 1e7).view(-1, *[1] * (output.ndim - 2))  # (B, 1, 1) or (B, 1)
         whole = self._scores(_rows(values, torch.arange(len(output), device=output.device)), targets)
         without = []
-        for image, channel in self.pairs(output, output.shape[axis]):
+        for image, channel in self.pairs(output, by_channel(output).shape[1]):
             copies = _rows(values, image)
-            places = copies[0].movedim(axis, 1)  # a view: (R, C, h, w) or (R, C, n)
-            places[torch.arange(len(image), device=image.device), channel] = off[image]
+            by_channel(copies[0])[torch.arange(len(image), device=image.device), channel] = off[image]
             without.append(self._scores(copies, targets[image]))
         lost = whole.unsqueeze(1) - torch.cat(without).view(len(output), -1)  # (B, C)
         return lost / torch.where(whole == 0, 1, whole).unsqueeze(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import lru_cache
-from typing import NamedTuple
+from typing import Literal, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,6 +15,7 @@ from tame.devices import rows_per_pass
 from tame.explainers.base import EXPLAINERS, CheckedExplainer
 from tame.functional.scores import confidences
 from tame.options import MethodOptions
+from tame.presets import PRESETS
 
 PUBLISHED_MASKS = 8000
 """N of the paper (it takes 4000 for VGG-16), and of the program released with T-TAME for every network."""
@@ -113,7 +114,8 @@ class RISE(CheckedExplainer):
 
     ``map = 1 / (N p1) sum_n p_t(m_n * x) m_n`` with x the normalised image, so that hidden pixels have the
     dataset's mean colour whatever the backbone's own masking, m_n a random grid of s x s cells upsampled bilinearly
-    and shifted at random, and p_t the softmax score of the target. All images see the same masks.
+    and shifted at random, and p_t the score of the target. All images see the same masks. The program released with
+    T-TAME weights by the logit of the target instead of p_t.
 
     It costs N forward passes per image and no backward pass. Masks are drawn once per image size and computed a few
     at a time; memory holds one batch of masked images and one map per image, whatever N.
@@ -125,6 +127,7 @@ class RISE(CheckedExplainer):
             not depend on it, up to rounding.
         seed: Seed of the masks.
         masks: Gives the masks of an image size (H, W); None: `draw_masks` with s = 7 and p1 = 0.5.
+        weights: By what of the target a mask is weighted.
 
     Raises:
         InputError: For less than one mask or a batch size below 1.
@@ -147,6 +150,7 @@ class RISE(CheckedExplainer):
         batch_size: int | None = None,
         seed: int = 0,
         masks: Callable[[tuple[int, int]], RandomMasks] | None = None,
+        weights: Literal["confidence", "logit"] = "confidence",
     ) -> None:
         super().__init__(classifier)
         if number < 1:
@@ -157,6 +161,7 @@ class RISE(CheckedExplainer):
             raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
         self.batch_size = batch_size
         self.masks = masks or (lambda size: draw_masks(number, size, seed=seed))
+        self.weights = weights
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, H, W) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -175,13 +180,20 @@ class RISE(CheckedExplainer):
                 chunk = masks.render(start, start + count, images.dtype)  # (n, H, W)
             masked = (chunk[:, None, None] * images).flatten(0, 1)  # (n * b, C, H, W)
             logits = self.classifier.module(masked.contiguous(memory_format=torch.channels_last))
-            scores = confidences(logits, targets.repeat(len(chunk))).view(len(chunk), -1)  # (n, b)
+            weights = self._weights(logits, targets.repeat(len(chunk))).view(len(chunk), -1)  # (n, b)
             with torch.autocast(images.device.type, enabled=False):
-                total += torch.tensordot(scores.to(total), chunk, dims=([0], [0]))
+                total += torch.tensordot(weights.to(total), chunk, dims=([0], [0]))
         return total
+
+    def _weights(self, logits: Tensor, targets: Tensor) -> Tensor:
+        """Return the weight of each mask (R,) from logits (R, K) and targets (R,)."""
+        if self.weights == "logit":
+            return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+        return confidences(logits, targets, self.classifier.spec.score)
 
 
 @EXPLAINERS.register("rise")
 def _rise(classifier: FrozenClassifier, options: MethodOptions) -> RISE:
-    """RISE with as many masks as asked, else as many as published."""
-    return RISE(classifier, options.rise_masks or PUBLISHED_MASKS)
+    """RISE with as many masks as asked, else as many as published; weighted as the preset says."""
+    weights = PRESETS.get(options.preset).rise_weights
+    return RISE(classifier, options.rise_masks or PUBLISHED_MASKS, weights=weights)

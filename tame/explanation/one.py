@@ -17,6 +17,7 @@ from tame.checks import check_maps
 from tame.data import Crop, array_to_photo, load_image, to_photo
 from tame.explanation.result import Explanation
 from tame.functional.masking import min_max
+from tame.functional.scores import scores
 from tame.options import CommonOptions, MethodOptions
 from tame.types import Explainer
 from tame.versions import versions
@@ -110,7 +111,7 @@ def _set_up(
     from tame.explainers import build_explainer
     from tame.explainers.setup import set_up
 
-    options = MethodOptions(method=method, checkpoint=checkpoint, cam_layer=cam_layer)
+    options = MethodOptions(method=method, checkpoint=checkpoint, cam_layer=cam_layer, preset=preset)
     if isinstance(backbone, FrozenClassifier):
         return Method(backbone, build_explainer(backbone, options), method, preset)
     common = CommonOptions(backbone=backbone, weights=weights, layers=layers, preset=preset, device=device)
@@ -161,7 +162,7 @@ def _explain_classes(
 ) -> list[list[Explanation]]:
     """Return, per photograph, the explanations of the ``chosen`` classes (B, T)."""
     spec, made_with = by.classifier.spec, versions()
-    confidences = logits.softmax(1).gather(1, chosen).tolist()
+    confidences = scores(logits, spec.score).gather(1, chosen).tolist()
     maps = [_scaled_maps(by.explainer, images, column) for column in chosen.unbind(1)]  # T times (B, h, w)
     return [
         [

@@ -26,7 +26,7 @@ class Explanation:
         map: float32 (h, w) in [0, 1], min-max scaled at its own resolution.
         target: Index of the explained class.
         class_name: Its name.
-        confidence: Its softmax score, in [0, 1].
+        confidence: Its score by the classifier, in [0, 1].
         method: Name of the explanation method.
         backbone: Name of the classifier.
         preset: Name of the preset.

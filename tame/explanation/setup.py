@@ -4,12 +4,11 @@ from __future__ import annotations
 
 from dataclasses import replace
 
-from tame.backbones import BACKBONES
 from tame.checkpoint import read_metadata
 from tame.checks import InputError
 from tame.devices import resolve_device
 from tame.explainers import EXPLAINERS
-from tame.explainers.setup import set_up_together
+from tame.explainers.setup import set_up_together, spec_of
 from tame.explanation.one import Method
 from tame.options import ExplainOptions
 
@@ -28,15 +27,14 @@ def set_up_methods(options: ExplainOptions) -> list[Method]:
     for method, _ in asked:
         if ":" not in method:  # else a function of the user's own
             EXPLAINERS.get(method)
-    for backbone in backbones:
-        BACKBONES.get(backbone)
-    checkpoints = {backbones[0]: options.checkpoint}
+    specs = {backbone: spec_of(replace(options, backbone=backbone)).name for backbone in backbones}
+    checkpoints = {specs[backbones[0]]: options.checkpoint}
     if len(backbones) > 1:
-        checkpoints = _checkpoints(options.checkpoint, backbones)
+        checkpoints = _checkpoints(options.checkpoint, tuple(specs.values()))
     device = resolve_device(options.device)
     methods = []
     for backbone in backbones:
-        own = replace(options, backbone=backbone, checkpoint=checkpoints.get(backbone, ""))
+        own = replace(options, backbone=backbone, checkpoint=checkpoints.get(specs[backbone], ""))
         requests = [replace(own, method=method, checkpoint=path or own.checkpoint) for method, path in asked]
         setups = set_up_together([(one, one) for one in requests], device)
         methods += [
@@ -50,7 +48,8 @@ def _checkpoints(paths: str, backbones: tuple[str, ...]) -> dict[str, str]:
     """Return checkpoints, separated by commas, by the backbone that each was trained for."""
     found: dict[str, str] = {}
     for path in filter(None, map(str.strip, paths.split(","))):
-        backbone = read_metadata(path)["backbone"]
+        if not (backbone := read_metadata(path)["backbone"]):
+            raise InputError(f"the checkpoint {path} does not name its backbone: give it with one --backbone")
         if backbone not in backbones:
             raise InputError(f"the checkpoint {path} was trained for backbone {backbone}, not {' or '.join(backbones)}")
         if backbone in found:

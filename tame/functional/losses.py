@@ -2,7 +2,28 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
+
+from tame.types import ScoreKind
+
+
+def cross_entropy(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
+    """Mean of ``-log p``, with p the confidence in each target; under ``sigmoid`` that is ``softplus(-logit)``.
+
+    Args:
+        logits: (B, K).
+        targets: (B,) int64.
+        score: What makes a confidence of a logit, see `tame.functional.scores.scores`.
+
+    Example:
+        >>> import torch
+        >>> round(cross_entropy(torch.zeros(2, 4), torch.tensor([0, 3]), "sigmoid").exp().item(), 4)
+        2.0
+    """
+    if score == "softmax":
+        return F.cross_entropy(logits, targets)
+    return F.softplus(-logits.gather(1, targets.unsqueeze(1)).float()).mean()
 
 
 def area_paper(maps: Tensor) -> Tensor:

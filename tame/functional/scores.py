@@ -6,17 +6,34 @@ import torch
 from torch import Tensor
 
 from tame.checks import InputError
+from tame.types import ScoreKind
 
 
-def confidences(logits: Tensor, targets: Tensor) -> Tensor:
-    """Softmax score of ``targets`` (B,) from ``logits`` (B, K), at least in float32: (B,).
+def scores(logits: Tensor, score: ScoreKind) -> Tensor:
+    """Confidence in every class from ``logits`` (B, K), at least in float32: (B, K) in [0, 1].
+
+    Args:
+        logits: (B, K).
+        score: ``softmax`` over the classes, or the ``sigmoid`` of each.
 
     Example:
-        >>> confidences(torch.zeros(2, 4, dtype=torch.bfloat16), torch.tensor([0, 3])).tolist()
+        >>> scores(torch.zeros(1, 4, dtype=torch.bfloat16), "softmax").tolist()
+        [[0.25, 0.25, 0.25, 0.25]]
+        >>> scores(torch.zeros(1, 3), "sigmoid").tolist()
+        [[0.5, 0.5, 0.5]]
+    """
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    return logits.softmax(1) if score == "softmax" else logits.sigmoid()
+
+
+def confidences(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
+    """Confidence in ``targets`` (B,) from ``logits`` (B, K), see `scores`: (B,) in [0, 1].
+
+    Example:
+        >>> confidences(torch.zeros(2, 4), torch.tensor([0, 3]), "softmax").tolist()
         [0.25, 0.25]
     """
-    scores = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
-    return scores.gather(1, targets.unsqueeze(1)).squeeze(1)
+    return scores(logits, score).gather(1, targets.unsqueeze(1)).squeeze(1)
 
 
 def drop(confidence: Tensor, masked: Tensor) -> Tensor:

@@ -25,7 +25,7 @@ class PlainScores(NamedTuple):
 
     Attributes:
         targets: Model truth, argmax of the logits, (B,) int64.
-        confidence: Softmax score p of the model truth, (B,) float32.
+        confidence: Score p of the model truth, (B,) float32.
         logits: (B, K).
     """
 
@@ -53,7 +53,7 @@ def plain_scores(classifier: FrozenClassifier, images: Tensor, precision: str = 
     with autocast(images.device, precision):
         logits = classifier.logits(images).float()
     targets = logits.argmax(1)
-    return PlainScores(targets, confidences(logits, targets), logits)
+    return PlainScores(targets, confidences(logits, targets, classifier.spec.score), logits)
 
 
 def usable_maps(maps: Tensor) -> UsableMaps:
@@ -81,7 +81,7 @@ class Scores(NamedTuple):
 
     Attributes:
         names: Of the perturbed versions.
-        confidence: Softmax score p' of the targets, (N, B) float32.
+        confidence: Score p' of the targets, (N, B) float32.
         kept: Whether the target is still the top class, bool (N, B).
     """
 
@@ -205,7 +205,8 @@ def perturbed_scores(
     outputs = torch.cat(logits)
     asked = targets.repeat(len(names))
     shape = (len(names), len(images))
-    return Scores(names, confidences(outputs, asked).view(shape), (outputs.argmax(1) == asked).view(shape))
+    confidence = confidences(outputs, asked, classifier.spec.score)
+    return Scores(names, confidence.view(shape), (outputs.argmax(1) == asked).view(shape))
 
 
 def autocast(device: torch.device, precision: str) -> torch.autocast:

@@ -71,10 +71,7 @@ class AttentionModule(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Return the loss of a batch; its terms are logged as ``train/...``."""
-        images = batch["image"]
-        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
-        keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * torch.rand(len(images), generator=generator)
-        terms = self.loss(self._pass(images, keep, generator))
+        terms = self.training_terms(batch)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
         self.log("loss", terms["total"], prog_bar=True, logger=False)
         if not torch.isfinite(terms["total"]):
@@ -82,6 +79,13 @@ class AttentionModule(LightningModule):
                 f"the loss is {terms['total'].item()} at step {self.global_step}: lower --lr, or set --clip"
             )
         return terms["total"]
+
+    def training_terms(self, batch: Batch) -> dict[str, Tensor]:
+        """Return the terms of the loss of a training batch, and their sum as ``total``."""
+        images = batch["image"]
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
+        keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * torch.rand(len(images), generator=generator)
+        return self.loss(self._pass(images, keep, generator))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Log the terms and how often the classifier keeps its decision on the masked image."""

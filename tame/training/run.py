@@ -3,64 +3,34 @@
 from __future__ import annotations
 
 import copy
-import logging
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 import torch
-from lightning import Callback, Trainer, seed_everything
+from lightning import Callback, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
-from tame.attention import TAME, build_attention
-from tame.attention.initialise import initialise_from_gradients
-from tame.attention.shared import fold_shared_row, share_row
-from tame.backbones import FrozenClassifier, load_backbone
-from tame.backbones.gradients import class_gradients
+from tame.attention import TAME
+from tame.attention.shared import fold_shared_row
+from tame.backbones import FrozenClassifier, Given, find_spec
 from tame.checkpoint import TENSORS, describe, save_attention
 from tame.checks import InputError
-from tame.data import (
-    Crop,
-    ImageEntry,
-    ImageListDataset,
-    draw,
-    draw_per_label,
-    list_hash,
-    read_list,
-    resolve_folders,
-    resolve_list,
-    split_validation,
-    walk_images,
-    write_list,
-)
-from tame.data.datamodule import ImageListDataModule, image_loader
+from tame.data import list_hash, write_list
 from tame.devices import resolve_device, resolve_precision
-from tame.files import check_same_settings, write_json
+from tame.files import check_same_settings, folder_name, write_json
 from tame.loss import AttentionLoss
 from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
-from tame.presets import PRESETS, Preset
+from tame.presets import Preset
 from tame.training.last import LastCheckpoint
 from tame.training.module import AttentionModule
+from tame.training.setup import TrainingLists, logger, resolve_choices, set_up, start
 
-logger = logging.getLogger("tame")
-
-_INIT_BATCH = 16
 _SAVE_EVERY = 50  # optimiser steps: what a crash can cost
-_RELEASED_CROP = {"cnn": "centre", "vit": "random-flip"}
-
-
-@dataclass(frozen=True)
-class TrainingLists:
-    """The images of a run: training and validation entries, and the folders their paths start from."""
-
-    train: Sequence[ImageEntry]
-    val: Sequence[ImageEntry]
-    train_root: Path
-    val_root: Path
 
 
 def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: str = "val/total") -> Path:
@@ -82,21 +52,19 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     """
     device = resolve_device(options.device)
     precision: Any = resolve_precision(options.precision, device, training=True)
-    choices = resolve_choices(options)
-    out = Path(options.out or f"runs/{options.backbone}")
+    resolve_choices(options)  # what contradicts itself is said first
+    spec = find_spec(options.backbone, Given.by(options))
+    out = Path(options.out or f"runs/{folder_name(spec.name)}")
     _refuse_finished(out, options.resume)
-    seed_everything(options.seed, verbose=False)
-    classifier = load_backbone(options.backbone, options.weights, options.layers or choices.layers).to(device)
-    model = _build(choices, options, classifier)
-    lists = find_lists(options, classifier.spec.num_classes)
-    data = _data(choices, options, classifier, lists)
-    details = _details(choices, options, classifier, lists)
+    setup = set_up(options, spec, device)
+    choices, model, lists, data = setup
+    details = _details(choices, options, model.classifier, lists)
     resume_from = _resume_from(out, options.resume, details)
     write_json(out / "config.json", asdict(options))
     write_list(out / "train.txt", lists.train, lists.train_root)
     write_list(out / "validation.txt", lists.val, lists.val_root)
     started = time.monotonic()
-    _start(model, choices, options, lists)
+    start(setup, options)
     if choices.epochs == 0:
         return save_attention(out, model, details | {"seconds": round(time.monotonic() - started), "epoch": 0})
     best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
@@ -117,7 +85,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     )
     module = AttentionModule(
         model,
-        AttentionLoss(choices.loss),
+        AttentionLoss(choices.loss, score=model.classifier.spec.score),
         max_lr=choices.max_lr,
         other_classes=choices.other_classes,
         masking=choices.masking,
@@ -136,82 +104,6 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
         else:
             _save(out, model, details | {"epoch": 1})
     return out
-
-
-def resolve_choices(options: TrainOptions) -> Preset:
-    """Return the preset with the options' own choices in place.
-
-    Raises:
-        InputError: For choices that contradict each other.
-    """
-    preset = PRESETS.get(options.preset)
-    choices = replace(
-        preset,
-        init=options.init or preset.init,
-        trainable=options.trainable or preset.trainable,
-        loss=options.loss or preset.loss,
-        masking=options.masking or None,
-        epochs=preset.epochs if options.epochs < 0 else options.epochs,
-        batch_size=options.batch_size or preset.batch_size,
-        max_lr=options.lr or preset.max_lr,
-    )
-    if options.init == "random" and not options.trainable:
-        choices = replace(choices, trainable="all")
-    if choices.init == "random" and choices.trainable == "shared":
-        raise InputError("a shared row improves on the classifier's own rows: expected --init classifier, got random")
-    return choices
-
-
-def _build(choices: Preset, options: TrainOptions, classifier: FrozenClassifier) -> ExplainedClassifier:
-    """Build the mechanism at random, refusing one that cannot start as chosen."""
-    attention = build_attention(
-        options.attention, classifier.channels, classifier.spec.num_classes, choices.output_size
-    )
-    if choices.init == "classifier" and not (isinstance(attention, TAME) and attention.skip and len(attention.bns)):
-        raise InputError(
-            f"{options.attention} cannot start from the classifier, which needs skip connections and batch norm: "
-            "use --init random"
-        )
-    return ExplainedClassifier(classifier, attention).to(classifier.mean.device)
-
-
-def _start(model: ExplainedClassifier, choices: Preset, options: TrainOptions, lists: TrainingLists) -> None:
-    """Start the mechanism from the classifier's answers to some training images, where it does not start at random."""
-    if choices.init == "random":
-        return
-    classifier, attention = model.classifier, cast(TAME, model.attention)  # checked in _build
-    entries = draw(lists.train, options.init_images, options.seed)
-    images = ImageListDataset(entries, Crop.of(classifier.spec.preprocessing))
-    loader = image_loader(images, _INIT_BATCH, options.num_workers)
-    batches = [batch["image"].to(classifier.mean.device) for batch in loader]
-    gradients = class_gradients(classifier, batches)
-    logger.info("Initialised from the classifier at %s.", classifier.layers[gradients.branch])
-    with torch.no_grad():
-        outputs = [classifier(images) for images in batches]
-    features = [torch.cat(maps) for maps in zip(*(output.features for output in outputs), strict=True)]
-    targets = torch.cat([output.logits for output in outputs]).argmax(1)
-    initialise_from_gradients(attention, gradients.rows, gradients.branch, features, targets)
-    if choices.trainable == "shared" and choices.epochs:
-        share_row(attention, features)
-
-
-def find_lists(options: TrainOptions, num_classes: int) -> TrainingLists:
-    """Find the images to train and validate on.
-
-    Raises:
-        InputError: For a missing folder, list or image, or a bad line.
-    """
-    folders = resolve_folders(options.data)
-    train_file = resolve_list(options.train_list, options.lists, "train.txt")
-    train = read_list(train_file, folders.train, num_classes) if train_file else walk_images(folders.train)
-    val_file = resolve_list(options.val_list, options.lists, "Validation.txt")
-    if val_file:
-        val, val_root = read_list(val_file, folders.val, num_classes), folders.val
-    else:
-        (train, val), val_root = split_validation(train, seed=options.seed), folders.train
-        logger.info("No validation list: %d of %d images were split off.", len(val), len(train) + len(val))
-    train = draw(draw_per_label(train, options.per_label, options.seed), options.limit_images, options.seed)
-    return TrainingLists(train, draw(val, options.limit_val_images, options.seed), folders.train, val_root)
 
 
 def _refuse_finished(out: Path, resume: bool) -> None:
@@ -234,21 +126,6 @@ def _resume_from(out: Path, resume: bool, settings: dict[str, Any]) -> str | Non
     (out / TENSORS).unlink(missing_ok=True)
     write_json(began, settings)
     return None
-
-
-def _data(
-    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
-) -> ImageListDataModule:
-    crop: Any = _RELEASED_CROP[classifier.spec.masking] if choices.crop == "released" else choices.crop
-    return ImageListDataModule(
-        lists.train,
-        lists.val,
-        classifier.spec.preprocessing,
-        crop=crop,
-        batch_size=choices.batch_size,
-        num_workers=options.num_workers,
-        seed=options.seed,
-    )
 
 
 def _details(

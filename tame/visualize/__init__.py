@@ -1,6 +1,7 @@
 """Pictures of explanations, and curves of what happens when pixels are removed."""
 
 from tame.visualize.curves import PANELS, RoadCurves, road_curves
+from tame.visualize.learning_rate import learning_rate_curve
 from tame.visualize.pictures import Box, figure, grid, overlay
 
-__all__ = ["PANELS", "Box", "RoadCurves", "figure", "grid", "overlay", "road_curves"]
+__all__ = ["PANELS", "Box", "RoadCurves", "figure", "grid", "learning_rate_curve", "overlay", "road_curves"]

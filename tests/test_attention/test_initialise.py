@@ -1,7 +1,7 @@
 import pytest
 import torch
 
-from tame.attention import TAME
+from tame.attention import LCAM, TAME
 from tame.attention.initialise import initialise_from_gradients
 from tame.checks import InputError
 
@@ -57,6 +57,17 @@ def test_maps_are_grad_cam_of_a_linear_head(features):
     cams = cams - cams.mean((0, 2, 3), keepdim=True)
     spread = torch.stack([cams[image, target].std() for image, target in enumerate(TARGETS)]).mean()
     torch.testing.assert_close(found, (cams / spread).flatten(2), atol=1e-4, rtol=1e-4)
+
+
+def test_lcam_starts_as_grad_cam_before_its_rectifier(features, rows):
+    mechanism = LCAM([6], CLASSES)
+    initialise_from_gradients(mechanism, rows, 0, features[1:], TARGETS)
+    cams = torch.einsum("kc,bchw->bkhw", rows - rows.mean(0), features[1])
+    cams = cams - cams.mean((0, 2, 3), keepdim=True)
+    spread = torch.stack([cams[image, target].std() for image, target in enumerate(TARGETS)]).mean()
+    torch.testing.assert_close(mechanism(features[1:]), cams / spread, atol=1e-4, rtol=1e-4)
+    with pytest.raises(InputError, match="gradients say nothing about these features; use --init random"):
+        initialise_from_gradients(mechanism, torch.ones_like(rows), 0, features[1:], TARGETS)
 
 
 def test_the_other_branch_says_nothing_at_first_and_can_learn(features, rows):

@@ -5,7 +5,7 @@ import torch
 from torch import nn
 
 from literal import literal_class_maps
-from tame.attention import ATTENTIONS, LCAM, TAME, build_attention
+from tame.attention import ATTENTIONS, LCAM, LCAM_FORMS, TAME, build_attention
 from tame.backbones import TokenLayout
 from tame.checks import InputError
 
@@ -207,11 +207,12 @@ def test_lcam():
 
 def test_every_registered_mechanism_is_built_by_name():
     for name in ATTENTIONS:
-        channels = [6] if name == "lcam" else [6, 4]
+        channels = [6] if name in LCAM_FORMS else [6, 4]
         mechanism = build_attention(name, channels, 5, "first")
         assert (mechanism.channels, mechanism.num_classes) == (tuple(channels), 5)
         maps = mechanism([torch.rand(2, width, 4, 4) for width in channels], torch.tensor([1, 2, 3]))
         assert maps.shape == (2, 3, 4, 4)
+        assert mechanism.masks == ("features" if name.startswith("lcam-fm") else "image")
     assert build_attention("ttame", [3], 5, "first").output_size == "first"
     with pytest.raises(InputError, match=r"unknown attention mechanism 'ttam'.*ttame"):
         build_attention("ttam", [3], 5)

@@ -201,10 +201,30 @@ class Block(nn.Module):
         return outputs
 
 
-def test_a_tap_that_differs_from_the_output_of_its_module_is_refused() -> None:
+def test_a_tap_that_differs_from_the_output_of_its_module_is_read_with_hooks(
+    toy_images: Tensor, caplog: pytest.LogCaptureFixture
+) -> None:
     module = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
-    with pytest.raises(InputError, match="the tap at layer '0' differs from the output of that module"):
-        FrozenClassifier(TOY_SPECS["cnn"], module, ["0"])
+    with caplog.at_level("INFO", logger="tame"):
+        classifier = FrozenClassifier(TOY_SPECS["cnn"], module, ["0"])
+    (feature,) = classifier(toy_images).features
+    torch.testing.assert_close(feature, module[0](classifier.normalise(toy_images)))
+    assert feature.min() < 0  # not the ReLU's output
+    assert "the traced graph of toy_cnn gives other values than the network; its layers are read with" in caplog.text
+
+
+class Noisy(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return (self.conv(inputs) + torch.rand_like(inputs)[:, :1]).mean((2, 3))
+
+
+def test_a_network_that_is_random_also_in_eval_mode_is_refused() -> None:
+    with pytest.raises(InputError, match="the logits of toy_cnn differ between two passes over one image"):
+        FrozenClassifier(TOY_SPECS["cnn"], Noisy(), ["conv"])
 
 
 def test_a_layer_that_gives_a_tuple_is_refused(toy_classifier: Toy) -> None:
@@ -222,13 +242,35 @@ class ChannelsLast(nn.Module):
         return self.norm(self.conv(inputs).permute(0, 2, 3, 1)).mean((1, 2))[:, :5]
 
 
-def test_a_layer_with_channels_last_is_refused() -> None:
-    with pytest.raises(InputError, match=r"'norm' gives \(1, 32, 32, 7\): expected channels first"):
-        FrozenClassifier(TOY_SPECS["cnn"], ChannelsLast(), ["norm"])
+def test_a_layer_with_channels_last_gives_a_map_with_channels_first(toy_images: Tensor) -> None:
+    classifier = FrozenClassifier(TOY_SPECS["cnn"], ChannelsLast(), ["norm"])
+    assert classifier.channels == (7,)
+    (feature,) = classifier(toy_images).features
+    expected = classifier.module.norm(classifier.module.conv(classifier.normalise(toy_images)).permute(0, 2, 3, 1))
+    torch.testing.assert_close(feature, expected.permute(0, 3, 1, 2))
+
+
+class Windows(nn.Module):
+    """Attention in four windows of 16 x 16: they lie beside the images."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 5, 1)
+        self.parts = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(inputs)
+        parts = features.unflatten(3, (2, 16)).unflatten(2, (2, 16)).permute(0, 2, 4, 3, 5, 1).flatten(0, 2)
+        return features.mean((2, 3)) + self.parts(parts).mean()
+
+
+def test_a_layer_that_works_on_windows_of_the_image_is_refused() -> None:
+    with pytest.raises(InputError, match=r"layer 'parts' gives \(4, 16, 16, 5\) of one image: expected one map"):
+        FrozenClassifier(TOY_SPECS["cnn"], Windows(), ["parts"])
 
 
 def test_another_number_of_classes_is_refused() -> None:
-    with pytest.raises(InputError, match=r"expected logits of shape \(1, 5\) from toy_cnn, got \(1, 6\)"):
+    with pytest.raises(InputError, match=r"expected logits of shape \(B, 5\) from toy_cnn, got \(2, 6\)"):
         FrozenClassifier(TOY_SPECS["cnn"], ToyCNN(classes=6), ["stage1"])
 
 

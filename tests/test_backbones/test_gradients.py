@@ -1,13 +1,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from tame.backbones import FrozenClassifier
-from tame.backbones.gradients import class_gradients, graph_from
+from tame.backbones import FrozenClassifier, Preprocessing
+from tame.backbones.gradients import as_map, class_gradients, graph_from
 from tame.checks import InputError
 from toys import TOY_SPECS
 
@@ -97,3 +98,26 @@ def test_no_hook_stays_also_after_a_failing_pass(toy_classifier: Toy, images: Te
         assert images.shape[1] == 4
     assert not any(part._forward_hooks for part in classifier.modules())
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
+
+
+class ChannelsLast(nn.Module):
+    """A convolution whose output has its channels last, and a head on its average."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 7, 2, stride=2)
+        self.norm = nn.LayerNorm(7)
+        self.head = nn.Linear(7, 5)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(self.norm(self.conv(inputs).permute(0, 2, 3, 1)).mean((1, 2)))
+
+
+def test_the_gradients_of_a_layer_with_channels_last_are_the_heads_weights_too() -> None:
+    spec = replace(TOY_SPECS["cnn"], preprocessing=Preprocessing((16, 24), (16, 24)))
+    classifier = FrozenClassifier(spec, ChannelsLast(), ["norm"])
+    images = torch.rand(3, 3, 16, 24)
+    leaf, _ = graph_from(classifier, "norm", images)
+    assert leaf.shape == (3, 8, 12, 7) and as_map(classifier, leaf).shape == (3, 7, 8, 12)
+    gradients = class_gradients(classifier, [images])
+    torch.testing.assert_close(gradients.rows, classifier.module.head.weight / 96)  # 8 x 12 positions share it

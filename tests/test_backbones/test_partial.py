@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import logging
 from collections.abc import Callable
 
@@ -12,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.backbones.partial import cut_at
+from tame.backbones.partial import Halves, cut_at
 from tame.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -65,7 +66,22 @@ def assert_exact(classifier: FrozenClassifier, layer: str, given: Tensor) -> Non
     found = halves.behind(changed.clone(), *(value[ROWS] for value in values[1:]))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert not found.requires_grad
+    assert_gradient_exact(halves, layer, given)
     assert all(torch.equal(value, copy) for value, copy in zip(values, kept, strict=True))
+
+
+def assert_gradient_exact(halves: Halves, layer: str, given: Tensor) -> None:
+    """Gradients of all logits' squares reach the layer's output as they do in the whole network."""
+    values = halves.before(given)
+    leaves = [(values[0] / 2).requires_grad_() for _ in range(2)]  # not the images' own values
+    found = halves.behind(leaves[0], *(value.clone() for value in values[1:]))
+    expected = replaced_logits(halves.classifier, layer, given, leaves[1])
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), leaf)[0]
+        for logits, leaf in zip((found, expected), leaves, strict=True)
+    ]
+    assert gradients[1].any()
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-4 * float(gradients[1].abs().max()))
 
 
 @pytest.mark.parametrize(
@@ -173,6 +189,34 @@ def test_what_cannot_be_cut_runs_whole_and_says_so(caplog: pytest.LogCaptureFixt
     assert all(not part._forward_hooks for part in classifier.module.modules())
 
 
+class Branching(Recurring):
+    """What runs depends on the values."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(self.stem(inputs))
+        return self.head(self.conv(features if features.sum() > -1e9 else -features).relu().mean((2, 3)))
+
+
+class Strange(Recurring):
+    """The tracer's values have any attribute, so that its graph cannot run."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(self.stem(inputs))
+        return self.head((features * features.strange if hasattr(features, "strange") else features).mean((2, 3)))
+
+
+@pytest.mark.parametrize("module", [Branching, Strange])
+def test_what_cannot_be_traced_runs_whole_and_says_so(
+    module: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = frozen(module(), "conv")
+    with caplog.at_level(logging.WARNING, "tame"):
+        assert_exact(classifier, "conv", images())
+        with pytest.raises(InputError, match="'con' is no layer of .*; near names: conv"):
+            cut_at(classifier, "con")
+    assert caplog.messages[0] == "net cannot be cut at conv: the whole network runs instead"
+
+
 class Hidden(Recurring):
     """A value from before the layer changes once the layer has read it: its copy would be too late."""
 
@@ -198,3 +242,34 @@ class Unused(Recurring):
 def test_a_layer_that_does_not_matter() -> None:
     with pytest.raises(InputError, match="expected a layer that the logits of net depend on, got 'conv'"):
         cut_at(frozen(Unused(), "conv"), "conv")
+
+
+def test_it_moves_and_is_copied_with_its_classifier() -> None:
+    """As in training: on another device, in half precision, and in a copy whose weights change."""
+    classifier = frozen(models.resnet18(num_classes=10), "layer4")
+    whole = nn.ModuleDict({"classifier": classifier, "halves": cut_at(classifier, "layer4")})
+    copied = copy.deepcopy(whole)
+    copied["classifier"].module.fc.weight.data.zero_()
+    whole.train()
+    assert not any(part.training for part in classifier.module.modules())
+    halves, other = whole["halves"], copied["halves"]
+    assert isinstance(halves, Halves) and isinstance(other, Halves)
+    values = halves.before(images())
+    bias = copied["classifier"].module.fc.bias
+    torch.testing.assert_close(other.behind(*values), bias.expand(3, -1))
+    assert halves.behind(*values).std() > 0
+    whole.to("meta")
+    assert all(tensor.is_meta for tensor in [*halves.parameters(), *halves.buffers()])
+
+
+@pytest.mark.parametrize("module", [models.resnet18, Branching])
+def test_gradients_under_autocast(module: Callable[..., nn.Module]) -> None:
+    layer = "conv" if module is Branching else "layer4"
+    classifier = frozen(module() if module is Branching else module(num_classes=10), layer)
+    halves = cut_at(classifier, layer)
+    mask = torch.rand(3, 1, 1, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, *others = halves.before(images())
+        halves.behind(output * mask, *others).float().square().sum().backward()
+    assert mask.grad is not None and mask.grad.isfinite().all() and mask.grad.abs().min() > 0
+    assert all(parameter.grad is None for parameter in classifier.parameters())

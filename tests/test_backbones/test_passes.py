@@ -11,8 +11,10 @@ from torch import Tensor, nn
 from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.backbones.gradients import graph_from
 from tame.backbones.partial import cut_at
-from tame.backbones.passes import PassCounter, Passes
+from tame.backbones.passes import PassCounter, Passes, work_of
 from tame.explainers.cams import GradCAM
+from tame.explainers.perturbation_cams import AblationCAM
+from tame.explainers.rise import RISE
 from tame.perturb import MaskedInputs, PassRows, perturbed_scores
 
 Make = Callable[..., FrozenClassifier]
@@ -43,9 +45,10 @@ def test_a_plain_pass(toy_classifier: Make, kind: str) -> None:
 def test_the_traced_graph(toy_classifier: Make, kind: str) -> None:
     """Features and logits come from the extractor, which shares the modules."""
     classifier = toy_classifier(kind)
+    other = classifier.with_layers(classifier.layers[:1])
     with PassCounter(classifier).counting() as passes:
         classifier(images())
-        classifier.with_layers(classifier.layers[:1])  # checks its taps on one random image, by tracing and by hooks
+        other(images(2))
     assert passes == Passes(forward=5 + 2, backward=0)
 
 
@@ -81,13 +84,13 @@ def test_a_graph_that_is_not_walked_back_costs_nothing(toy_classifier: Make, kin
 @KINDS
 def test_a_pass_from_an_inner_layer_counts_its_rows(toy_classifier: Make, kind: str) -> None:
     classifier = toy_classifier(kind)
-    before, behind = cut_at(classifier, classifier.layers[1])
+    halves = cut_at(classifier, classifier.layers[1])
     counter = PassCounter(classifier)
     with counter.counting() as passes:
-        values = before(images(1))
+        values = halves.before(images(1))
     assert passes == Passes(forward=0, backward=0)  # it does not reach the logits
     with counter.counting() as passes:
-        behind(*(value.expand(4, *value.shape[1:]) for value in values))
+        halves.behind(*(value.expand(4, *value.shape[1:]) for value in values))
     assert passes == Passes(forward=4, backward=0)
 
 
@@ -186,3 +189,84 @@ def test_a_network_without_layers_counts_as_a_whole() -> None:
     with PassCounter(classifier).counting() as passes:
         classifier.logits(torch.rand(6, 3, 4, 4))
     assert passes.forward == 6
+
+
+STAGES = {  # multiplications of the toy CNN per image: positions, outputs, kernel, inputs
+    "stage1": 16 * 16 * 8 * 9 * 3,
+    "stage2": 8 * 8 * 12 * 9 * 8,
+    "stage3": 4 * 4 * 16 * 9 * 12,
+    "head": 16 * 5,
+}
+PLAIN = sum(STAGES.values())
+TARGETS = torch.tensor([0, 1, 2, 3, 4])
+
+
+class TestWork:
+    @KINDS
+    @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
+    @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+    def test_plain_passes(
+        self, toy_classifier: Make, kind: str, mode: Callable[[], torch.no_grad], precision: torch.dtype
+    ) -> None:
+        """Attention too, in whichever way the mode computes it; the other way of it is allowed again afterwards."""
+        classifier = toy_classifier(kind)
+
+        def explain() -> None:
+            for _ in range(2):
+                classifier.logits(images())
+            classifier(images())
+
+        with mode(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
+            assert work_of(classifier, images(), explain) == 3.0
+        assert torch.backends.mha.get_fastpath_enabled()
+
+    def test_attention_is_counted(self, toy_classifier: Make) -> None:
+        classifier, tokens, wide = toy_classifier("vit"), 17, 16
+        block = tokens * wide * (4 * wide + 2 * 32) + 2 * tokens**2 * wide  # projections, mlp, attention
+        plain = 16 * wide * 3 * 8 * 8 + 3 * block + wide * 5
+        weight = torch.rand(plain, 1)
+        assert work_of(classifier, images(1), lambda: torch.ones(1, plain) @ weight) == 1.0
+
+    def test_rise(self, toy_classifier: Make) -> None:
+        """As many passes as masks, and what the masks themselves multiply: s = 7, and 32 x 32 pixels."""
+        classifier = toy_classifier()
+        explainer = RISE(classifier, number=10)
+        masks = 32 * 7 * 7 + 32 * 7 * 32  # from the grid to all pixels
+        expected = 10 * (1 + (masks + 5 * 32 * 32) / (5 * PLAIN))  # all images see the same
+        assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+
+    @pytest.mark.parametrize(("layer", "behind"), [("stage3", ["head"]), ("stage2", ["head", "stage3"])])
+    def test_gradcam_goes_back_to_the_layer_only(self, toy_classifier: Make, layer: str, behind: list[str]) -> None:
+        classifier = toy_classifier()
+        explainer = GradCAM(classifier, layer)
+        expected = 1 + sum(STAGES[part] for part in behind) / PLAIN  # gradients of values, none of weights
+        with torch.inference_mode():
+            assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+
+    def test_ablationcam_behind_the_last_layer(self, toy_classifier: Make) -> None:
+        classifier = toy_classifier()
+        explainer = AblationCAM(classifier, "stage3")
+        expected = 1 + 16 * STAGES["head"] / PLAIN  # once more for each channel
+        assert expected < 1.01
+        assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+
+    def test_passes_are_counted_as_before(self, toy_classifier: Make) -> None:
+        classifier = toy_classifier()
+        explainer = GradCAM(classifier, "stage2")
+        with PassCounter(classifier).counting() as passes:
+            assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) is not None
+        assert passes == Passes(forward=10, backward=5)  # with the plain pass that gives the unit
+
+    def test_a_classifier_that_multiplies_nothing_has_no_unit(self) -> None:
+        spec = BackboneSpec("flat", nn.Identity, Preprocessing(4, 4), class_names=("r", "g", "b"))
+        net = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
+        classifier = FrozenClassifier(spec, net, layers=["0"])
+        assert work_of(classifier, torch.rand(1, 3, 4, 4), lambda: torch.rand(3, 3) @ torch.rand(3, 3)) is None
+
+    def test_after_an_error_all_is_as_before(self, toy_classifier: Make) -> None:
+        def fail() -> None:
+            raise RuntimeError("broken")
+
+        with pytest.raises(RuntimeError, match="broken"):
+            work_of(toy_classifier(), images(), fail)
+        assert torch.backends.mha.get_fastpath_enabled()

@@ -1,6 +1,8 @@
 from __future__ import annotations
 
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -52,6 +54,46 @@ def test_an_unknown_class_shows_near_names_with_their_indices(unknown: str, near
 def test_an_unknown_class_without_near_names_is_still_an_input_error(odd: str) -> None:
     with pytest.raises(InputError, match=f"unknown class '{odd}' for toy$"):
         BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog")).resolve_target(odd)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"resize": 0}, "expected resize of at least 1 pixel, a number or (height, width), got 0"),
+        ({"crop": (24, 0)}, "expected crop of at least 1 pixel, a number or (height, width), got (24, 0)"),
+        ({"crop": [24, 40]}, "expected crop of at least 1 pixel, a number or (height, width), got [24, 40]"),
+        ({"crop": 22.5}, "expected crop of at least 1 pixel, a number or (height, width), got 22.5"),
+        ({"interpolation": "nearest"}, "expected the interpolation bilinear or bicubic, got 'nearest'"),
+        ({"mean": (0.5,)}, "expected mean and std of one length, a number per channel, got (0.5,) and (0.2, 0.2, 0.2)"),
+        ({"mean": (), "std": ()}, "expected mean and std of one length, a number per channel, got () and ()"),
+        (
+            {"std": (0.2, 0.0, 0.2)},
+            "expected finite means and stds above 0, got mean (0.5, 0.5, 0.5) and std (0.2, 0.0,",
+        ),
+        ({"mean": (0.5, float("nan"), 0.5)}, "expected finite means and stds above 0, got mean (0.5, nan, 0.5)"),
+    ],
+)
+def test_preprocessing_checks_its_numbers(values: dict[str, Any], message: str) -> None:
+    plain: dict[str, Any] = {"resize": 8, "crop": 8, "mean": (0.5,) * 3, "std": (0.2,) * 3}
+    with pytest.raises(InputError, match=re.escape(message)):
+        Preprocessing(**plain | values)
+
+
+def test_preprocessing_of_any_shape_and_number_of_channels() -> None:
+    assert Preprocessing(30, (24, 40), mean=(0.5,), std=(0.2,)).shape == (1, 24, 40)
+    assert Preprocessing((24, 40), 24).shape == (3, 24, 24)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"score": "softmin"}, "expected the score softmax or sigmoid, got 'softmin'"),
+        ({"class_names": ("cat",)}, "the softmax score of a single class is always 1: expected two class names"),
+    ],
+)
+def test_a_score_that_says_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
+    with pytest.raises(InputError, match=re.escape(message)):
+        BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), **{"class_names": ("cat", "dog")} | changes)
 
 
 def test_tokens_become_a_map_row_by_row_without_their_prefix() -> None:

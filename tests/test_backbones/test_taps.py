@@ -9,7 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import mobilenet_v3_small
 
-from tame.backbones.taps import build_extractor, hooked_outputs
+from tame.backbones.taps import HookedExtractor, build_extractor, hooked_outputs, trace
 from tame.checks import InputError
 from toys import ToyCNN, toy_vit
 
@@ -32,14 +32,17 @@ def literal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) 
 
 
 def assert_taps_equal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> None:
-    module.eval()
+    """Both ways of reading give what the modules themselves put out, and the same logits, in every grad mode."""
+    module.eval().requires_grad_(False)  # frozen: attention takes the same path in every grad mode
     expected = literal_outputs(module, layers, inputs)
-    extractor = build_extractor(module, layers)
-    with torch.no_grad():
-        tapped, logits = extractor(inputs), module(inputs)
-    for index, value in enumerate(expected):
-        torch.testing.assert_close(tapped[str(index)], value, atol=0, rtol=0)
-    torch.testing.assert_close(tapped["logits"], logits, atol=0, rtol=0)
+    for extractor in (build_extractor(module, layers), HookedExtractor(module, layers)):
+        for around in (torch.no_grad, torch.inference_mode, torch.enable_grad):
+            with around():
+                tapped, logits = extractor(inputs), module(inputs)
+            for index, value in enumerate(expected):
+                torch.testing.assert_close(tapped[str(index)], value, atol=0, rtol=0)
+            torch.testing.assert_close(tapped["logits"], logits, atol=0, rtol=0)
+    assert not any(part._forward_hooks for part in module.modules())
 
 
 @pytest.mark.parametrize("layers", [("ln_1",), ("ln_2",), ("ln_1", "ln_2"), ("ln_2", "ln_1")])
@@ -99,11 +102,15 @@ def test_a_tap_is_not_overwritten_in_place(how: str) -> None:
     assert_taps_equal_outputs(Overwriting(how), ("conv",), torch.rand(2, 3, 4, 4) - 0.5)
 
 
-def test_the_gradient_of_the_logits_still_reaches_a_tap() -> None:
-    extractor = build_extractor(Overwriting("module").eval(), ["conv"])
-    outputs = extractor(torch.rand(1, 3, 4, 4))
+BOTH = pytest.mark.parametrize("build", [build_extractor, HookedExtractor])
+
+
+@BOTH
+def test_the_gradient_of_the_logits_still_reaches_a_tap(build: Callable[..., nn.Module]) -> None:
+    module = Overwriting("module").eval()
+    outputs = build(module, ["conv"])(torch.rand(1, 3, 4, 4))
     (gradient,) = torch.autograd.grad(outputs["logits"].sum(), outputs["0"])
-    assert gradient.any()
+    torch.testing.assert_close(gradient, (outputs["0"] > 0) / 16)  # of the mean behind the ReLU
 
 
 def test_taps_inside_composed_blocks_do_not_depend_on_earlier_taps() -> None:
@@ -129,15 +136,19 @@ def test_an_unknown_layer_shows_near_names() -> None:
         build_extractor(ToyCNN(), ["stage4"])
 
 
-def test_a_layer_that_is_never_called_is_refused() -> None:
+@BOTH
+def test_a_layer_that_is_never_called_is_refused(build: Callable[..., nn.Module]) -> None:
     with pytest.raises(InputError, match="layer 'relu' is never reached by the forward pass of Overwriting"):
-        build_extractor(Overwriting("function"), ["relu"])
+        build(Overwriting("function"), ["relu"])(torch.rand(1, 3, 4, 4))
+    with pytest.raises(InputError, match="layer 'relu' is never reached by the forward pass of Overwriting"):
+        hooked_outputs(Overwriting("function"), ["relu"], torch.rand(1, 3, 4, 4))
 
 
-@pytest.mark.parametrize("layers", [["stage1", "stage1"], ["stage1", "stage1.2"]])
-def test_two_names_of_one_output_are_refused(layers: list[str]) -> None:
-    with pytest.raises(InputError, match="expected different layers, got the same output twice in stage1, stage1"):
-        build_extractor(ToyCNN(), layers)
+@BOTH
+@pytest.mark.parametrize("layers", [["stage1", "stage1"], ["stage1", "stage1.2"], ["stage1.2", "stage1"]])
+def test_two_names_of_one_output_are_refused(build: Callable[..., nn.Module], layers: list[str]) -> None:
+    with pytest.raises(InputError, match="expected different layers, got the same output twice in stage1.*, stage1"):
+        build(ToyCNN(), layers)(torch.rand(1, 3, 32, 32))
 
 
 class Answering(nn.Module):
@@ -155,18 +166,88 @@ class Answering(nn.Module):
         return logits if logits.sum() > 0 else -logits
 
 
-def test_a_classifier_that_returns_a_dictionary_is_refused() -> None:
+@BOTH
+def test_a_classifier_that_returns_a_dictionary_is_refused(build: Callable[..., nn.Module]) -> None:
     with pytest.raises(InputError, match="expected a classifier that returns one tensor of logits, got {'logits'"):
-        build_extractor(Answering("dict"), ["head"])
+        build(Answering("dict"), ["head"])(torch.rand(2, 4))
 
 
-def test_a_classifier_that_cannot_be_traced_is_refused() -> None:
-    with pytest.raises(InputError, match="Answering cannot be traced by torch.fx: .*control flow"):
-        build_extractor(Answering("values"), ["head"])
+class Keywords(nn.Module):
+    """Its forward pass hands keywords on and looks at what it is given, as those of Hugging Face do."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem_1 = nn.Linear(4, 4)
+        self.stem_2 = nn.Sequential(nn.ReLU(inplace=True), nn.Linear(4, 2))
+
+    def forward(self, inputs: Tensor | None = None, **options: Any) -> Tensor:
+        if inputs is None or not isinstance(inputs, Tensor):
+            raise ValueError("no inputs")
+        return self.stem_2(self.stem_1(inputs, **options))
+
+
+class Caching(nn.Module):
+    """Keeps for the next pass what it worked out in the first, and fails in the tracer behind that."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+        self.kept: dict[str, Tensor] = {}
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        if "scale" not in self.kept:
+            self.kept["scale"] = self.head.bias * 2
+        return self.head(inputs) * self.kept["scale"] * len(list(inputs))
+
+
+@pytest.mark.parametrize(
+    ("module", "layers"),
+    [(Answering("values"), ("head",)), (Keywords(), ("stem_1", "stem_2")), (Caching(), ("head",))],
+)
+def test_a_classifier_that_cannot_be_traced_is_read_with_hooks(
+    module: nn.Module, layers: tuple[str, ...], caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO", logger="tame"):
+        for _ in range(2):
+            assert isinstance(build_extractor(module, layers), HookedExtractor)
+    assert_taps_equal_outputs(module, layers, torch.rand(2, 4))
+    (message,) = caplog.messages  # once
+    assert message.startswith(f"{type(module).__name__} cannot be traced by torch.fx: ")
+    assert message.endswith("; its layers are read with hooks instead") and "\n" not in message
+
+
+def test_tracing_leaves_nothing_in_the_module() -> None:
+    module = Caching()
+    with pytest.raises(InputError, match="Caching cannot be traced by torch.fx: .*iter"):
+        trace(module)
+    assert not module.kept
+
+
+class Constant(nn.Module):
+    """Adds a tensor that belongs to no module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 2)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        return self.head(inputs) + torch.tensor([1.0, 2.0])
+
+
+def test_constants_are_part_of_the_graph() -> None:
+    assert not isinstance(build_extractor(Constant(), ("head",)), HookedExtractor)
+    assert_taps_equal_outputs(Constant(), ("head",), torch.rand(2, 4))
+
+
+def test_an_unknown_layer_of_a_classifier_that_cannot_be_traced_is_refused_at_once() -> None:
+    with pytest.raises(InputError, match="'heads' is no layer of Answering; near names: head"):
+        build_extractor(Answering("values"), ["heads"])
 
 
 def test_hooks_are_gone_after_a_failing_pass() -> None:
     module = ToyCNN().eval()
     with pytest.raises(RuntimeError):
         hooked_outputs(module, ["stage1"], torch.rand(1, 4, 32, 32))
+    with pytest.raises(RuntimeError):
+        HookedExtractor(module, ["stage1"])(torch.rand(1, 4, 32, 32))
     assert not any(part._forward_hooks for part in module.modules())

@@ -1,3 +1,5 @@
+import re
+
 import numpy as np
 import pytest
 import torch
@@ -96,14 +98,51 @@ def test_crop_box_of_a_padded_crop_goes_beyond_the_photograph():
     assert Crop(50, 60).box(100, 100) == crop_box(100, 100, 50, 60)
 
 
+@pytest.mark.parametrize("size", [(64, 64), (97, 61), (33, 300), (20, 31), (40, 24)])
+@pytest.mark.parametrize(("resize", "crop"), [((24, 40), (24, 40)), ((50, 30), (40, 21)), ((20, 30), (24, 40))])
+def test_pairs_are_height_and_width_as_in_torchvision(size, resize, crop):
+    photo = noise(size)
+    expected = TF.to_tensor(TF.center_crop(TF.resize(photo, list(resize), antialias=True), list(crop)))
+    assert torch.equal(Crop(resize, crop)(photo), expected)
+
+
+@pytest.mark.parametrize("size", [(97, 61), (33, 300)])
+def test_a_number_resizes_the_short_side_also_for_a_crop_that_is_no_square(size):
+    photo = noise(size)
+    expected = TF.to_tensor(TF.center_crop(TF.resize(photo, 48, antialias=True), [40, 30]))
+    assert torch.equal(Crop(48, (40, 30))(photo), expected)
+
+
+def test_random_crops_that_are_no_squares_are_windows_too():
+    photo = noise((60, 40))
+    windows = to_tensor(photo).unfold(1, 24, 1).unfold(2, 40, 1).permute(1, 2, 0, 3, 4).flatten(0, 1)
+    crops = [Crop((40, 60), (24, 40), kind="random")(photo, torch.Generator().manual_seed(seed)) for seed in range(9)]
+    assert all((windows == crop).flatten(1).all(1).any() for crop in crops)
+    assert len({tuple(crop.flatten().tolist()) for crop in crops}) > 4
+
+
+@pytest.mark.parametrize("size", [(640, 480), (300, 1000)])
+def test_the_box_of_a_squeezed_photograph_is_where_the_crop_came_from(size):
+    crop = Crop((48, 80), (24, 40), channels=1)
+    left, top, right, bottom = crop.box(*size)
+    assert (left, top, right, bottom) == (size[0] / 4, size[1] / 4, 3 * size[0] / 4, 3 * size[1] / 4)
+    values = np.zeros((size[1], size[0]), np.uint8)
+    values[round(top) : round(bottom), round(left) : round(right)] = 255
+    assert crop(Image.fromarray(values))[:, 2:-2, 2:-2].min() == 1
+    whole = Crop((48, 80), (48, 80), channels=1)(Image.fromarray(values))
+    assert whole[:, :10].max() == whole[:, :, :18].max() == whole[:, 38:].max() == whole[:, :, 62:].max() == 0
+
+
 @pytest.mark.parametrize(
     ("values", "message"),
     [
         ({"interpolation": "nearest"}, "expected the interpolation bilinear or bicubic, got 'nearest'"),
         ({"kind": "center"}, "expected one of the crops centre, random, random-flip, got 'center'"),
-        ({"resize": 0}, "expected resize and crop of at least 1 pixel, got 0 and 8"),
+        ({"resize": 0}, "expected resize of at least 1 pixel, a number or (height, width), got 0"),
+        ({"crop": (8, -1)}, "expected crop of at least 1 pixel, a number or (height, width), got (8, -1)"),
+        ({"crop": (8, 8, 8)}, "expected crop of at least 1 pixel, a number or (height, width), got (8, 8, 8)"),
     ],
 )
 def test_bad_geometry(values, message):
-    with pytest.raises(InputError, match=message):
+    with pytest.raises(InputError, match=re.escape(message)):
         Crop(**{"resize": 8, "crop": 8, **values})

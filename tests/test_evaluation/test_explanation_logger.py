@@ -456,19 +456,19 @@ class Grey(nn.Module):
         (ExplanationLogger(SPEC, "net", method="ttame"), "no explainer for toy_cnn comes with this package"),
         (
             ExplanationLogger(replace(SPEC, class_names=("a", "b")), "net"),
-            r"expected logits of shape \(1, 2\) from toy_cnn, got \(1, 5\)",
+            r"expected logits of shape \(B, 2\) from toy_cnn, got \(2, 5\)",
         ),
         (
             ExplanationLogger(replace(SPEC, cam_layer="stage4", layers={}), "net"),
             "'stage4' is no layer of ToyCNN; near names: stage",
         ),
         (
-            ExplanationLogger(SPEC, Grey()),
-            r"'stage1' is no layer of Grey",
+            ExplanationLogger(replace(SPEC, layers={"proposed": ("stage1", "stage9")}), "net"),
+            r"'stage9' is no layer of ToyCNN; near names: stage",
         ),
         (
             ExplanationLogger(replace(SPEC, layers={}, cam_layer=""), Grey()),
-            r"expected a network that takes images of shape \(1, 3, 32, 32\), as toy_cnn says, got Grey: .*mat1",
+            r"expected a network that takes images of shape \(2, 3, 32, 32\), as toy_cnn says, got Grey: .*mat1",
         ),
         (
             ExplanationLogger(

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from finished_runs import ALL, HALF, make_run, three
-from tame.evaluation.formats import escaped
+from tame.evaluation.formats import escaped, work
 from tame.evaluation.table import build_table
 
 
@@ -19,23 +19,24 @@ def test_markdown(tmp_path: Path) -> None:
     table = build_table(three(tmp_path))
     assert table.markdown().splitlines() == [
         "toy (random), 40 images, masking cnn, IC margin 1e-05.",
-        "In percent; best **bold**, second <u>underlined</u>; FP: forward (+ backward) passes per image.",
+        "In percent; best **bold**, second <u>underlined</u>; FP: forward (+ backward) passes per image; "
+        "work: all that is multiplied for it, in plain forward passes.",
         "",
         "Min-max scaled maps (AD: lower is better, IC: higher is better)",
         "",
-        "| method | preset | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| gradcam | tame | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward |",
-        "| ttame | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 |",
-        "| random | tame | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 |",
+        "| method | preset | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | work |",
+        "| --- | --- | --- | --- | --- | --- | --- | --- |",
+        "| gradcam | tame | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
+        "| ttame | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
+        "| random | tame | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
         "",
         "Rank-scaled maps (AD: lower is better, IC: higher is better)",
         "",
-        "| method | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP |",
-        "| --- | --- | --- | --- | --- | --- |",
-        "| gradcam | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward |",
-        "| ttame | **5.00** | **50.00** | **5.00** | **50.00** | 1 |",
-        "| random | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 |",
+        "| method | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | work |",
+        "| --- | --- | --- | --- | --- | --- | --- |",
+        "| gradcam | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
+        "| ttame | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
+        "| random | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
         "",
         "random: 3 constant and 0 invalid maps of 40, counted as all ones.",
     ]
@@ -49,10 +50,10 @@ def test_each_metric_has_its_own_part(tmp_path: Path) -> None:
         "ROAD (MoRF: lower is better, LeRF: higher is better)",
         "Insertion and deletion (Insertion: higher is better, Deletion: lower is better)",
     ]
-    assert "| method | MoRF confidence | MoRF kept | LeRF confidence | LeRF kept | FP |" in lines
-    assert "| ttame | 60.00 | 100.00 | **60.00** | **100.00** | 1 |" in lines
-    assert "| random | **22.50** | **0.00** | 22.50 | 0.00 | 0 |" in lines
-    assert "| ttame | **60.00** | 60.00 | 1 |" in lines
+    assert "| method | MoRF confidence | MoRF kept | LeRF confidence | LeRF kept | FP | work |" in lines
+    assert "| ttame | 60.00 | 100.00 | **60.00** | **100.00** | 1 | - |" in lines
+    assert "| random | **22.50** | **0.00** | 22.50 | 0.00 | 0 | 0.00 |" in lines
+    assert "| ttame | **60.00** | 60.00 | 1 | - |" in lines
 
 
 def test_values_that_read_the_same_share_their_mark(tmp_path: Path) -> None:
@@ -71,7 +72,7 @@ def test_values_that_read_the_same_share_their_mark(tmp_path: Path) -> None:
 def test_csv(tmp_path: Path) -> None:
     table = build_table(three(tmp_path, ALL), reference="gradcam")
     lines = list(csv.DictReader(io.StringIO(table.csv())))
-    assert len(lines) == 3 * (len(table.measures) + 5)
+    assert len(lines) == 3 * (len(table.measures) + 5) + 2  # of one run the work is not known
     found = {(line["method"], line["measure"]): line for line in lines}
     first, better = found["gradcam", "minmax/AD_100"], found["ttame", "minmax/AD_100"]
     assert (first["preset"], first["better"], first["verdict"], first["low"]) == ("tame", "lower", "", "")
@@ -82,8 +83,14 @@ def test_csv(tmp_path: Path) -> None:
     assert float(found["ttame", "minmax/AG_100"]["value"]) == pytest.approx(25)  # in no other format
     assert found["ttame", "road/lerf_kept_50"]["better"] == "higher"
     assert float(found["gradcam", "cost/explain_backward"]["value"]) == 1
+    assert float(found["gradcam", "cost/work"]["value"]) == 1.256 and ("ttame", "cost/work") not in found
     cost = found["random", "cost/seconds_explain"]
     assert list(cost.values()) == ["random", "tame", "cost/seconds_explain", "lower", "0.25", "", "", "", "", ""]
+
+
+@pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (1.256, "1.26"), (99.5, "99.50"), (8011.7, "8012")])
+def test_work(value: float, text: str) -> None:
+    assert work({"work": value}) == text
 
 
 def test_csv_leaves_empty_what_means_nothing(tmp_path: Path) -> None:
@@ -100,14 +107,14 @@ def test_latex(tmp_path: Path) -> None:
     assert lines[2].startswith(r"\caption{toy (random), 40 images, masking cnn, IC margin 1e-05, ROAD read as ")
     assert text.endswith("\\end{tabular}\n\\end{table}\n")
     assert "worse than gradcam (95 \\% interval). random: 3 constant" in text
-    assert r"method & AD 100 \% & IC 100 \% & AD 15 \% & IC 15 \% & FP \\" in text
+    assert r"method & AD 100 \% & IC 100 \% & AD 15 \% & IC 15 \% & FP & work \\" in text
     first = r"\underline{25.00} & \textbf{50.00}"
-    assert rf"gradcam & {first} & {first} & 1 + 1 \\" in lines
+    assert rf"gradcam & {first} & {first} & 1 + 1 & 1.26 \\" in lines
     assert r"ttame & \textbf{5.00}\rlap{$^{+}$} & \textbf{50.00} & " in text
     assert r"random & 55.00\rlap{$^{-}$} & \underline{0.00}\rlap{$^{-}$} & " in text
     better, worse = r"\rlap{$^{+}$}", r"\rlap{$^{-}$}"
     road = rf"\textbf{{22.50}}{better} & \textbf{{0.00}}{better} & 22.50{worse} & 0.00{worse}"
-    assert rf"random & {road} & 0 \\" in lines
+    assert rf"random & {road} & 0 & 0.00 \\" in lines
 
 
 def test_latex_is_well_formed(tmp_path: Path) -> None:
@@ -142,7 +149,7 @@ def test_escaped(text: str, latex: str) -> None:
 def test_a_run_alone_bears_no_mark(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, name, HALF) for name in ("rise", "all_ones")]
     lines = build_table(runs).markdown().splitlines()
-    assert lines[7:9] == [f"| {name} | tame | 25.00 | 50.00 | 25.00 | 50.00 | 1 |" for name in ("rise", "all_ones")]
+    assert lines[7:9] == [f"| {name} | tame | 25.00 | 50.00 | 25.00 | 50.00 | 1 | - |" for name in ("rise", "all_ones")]
 
 
 def test_bars_stay_in_their_cell(tmp_path: Path) -> None:
@@ -155,4 +162,4 @@ def test_bars_stay_in_their_cell(tmp_path: Path) -> None:
     [((8000, 0), "8000"), ((1, 1), "1 + 1 backward"), ((0, 0), "0"), ((12.46, 0.5), "12.5 + 0.5 backward")],
 )
 def test_passes(tmp_path: Path, passes: tuple[float, float], cell: str) -> None:
-    assert f"| {cell} |\n" in build_table([make_run(tmp_path, "rise", HALF, passes=passes)]).markdown()
+    assert f"| {cell} | - |\n" in build_table([make_run(tmp_path, "rise", HALF, passes=passes)]).markdown()

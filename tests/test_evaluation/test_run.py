@@ -127,6 +127,34 @@ def test_batch_sizes_do_not_matter(toy_classifier: Make, tmp_path: Path, batch_s
             assert after[name].tolist() == pytest.approx(before[name].tolist(), abs=1e-5), name
 
 
+@pytest.mark.parametrize("precision", ["32", "bf16-mixed"])
+@pytest.mark.parametrize(("method", "heads"), [("gradcam", 1), ("ablationcam", 16)])
+def test_work(toy_classifier: Make, tmp_path: Path, method: str, heads: int, precision: str) -> None:
+    """Of one image, whatever the batch. The head is 80 of all 138,320 multiplications; passes are counted as before."""
+    summary = run(toy_classifier(), tmp_path, Plan(("ad-ic",)), method=method, precision=precision)
+    assert summary.cost["work"] == pytest.approx(1 + heads * 80 / 138_320)
+    assert summary.cost["explain_forward"] == (1 if method == "gradcam" else 17)
+
+
+def test_work_is_measured_once(toy_classifier: Make, tmp_path: Path) -> None:
+    """Also by a run that continues; what an older version left does not know it."""
+    maps, sizes = maps_by(toy_classifier(), "gradcam"), list[int]()
+
+    def maps_of(images: Tensor, targets: Tensor, indices: Tensor) -> Tensor:
+        sizes.append(len(images))
+        return maps(images, targets, indices)
+
+    with pytest.raises(Interrupted):
+        run(toy_classifier(), tmp_path, maps_of=maps_of, stop=10)
+    summary = run(toy_classifier(), tmp_path, maps_of=maps_of)
+    assert sizes == [1, 7, 7, 7, 2] and "work" in summary.cost
+    path = tmp_path / "summary.json"
+    content = json.loads(path.read_text())
+    del content["cost"]["work"]
+    path.write_text(json.dumps(content))
+    assert "work" not in read_run(tmp_path).summary.cost
+
+
 def test_two_runs_agree_to_the_last_digit(toy_classifier: Make, tmp_path: Path) -> None:
     first, second = (run(toy_classifier(), tmp_path / name) for name in "ab")
     assert numbers(first) == numbers(second)
@@ -152,7 +180,7 @@ def test_interrupted_and_continued(toy_classifier: Make, tmp_path: Path, stop: i
         return inner(images, targets, indices)
 
     continued = run(classifier, tmp_path / "cut", maps_of=maps_of)
-    assert asked == list(range(stop, COUNT))
+    assert asked == [0] * (stop == 0) + list(range(stop, COUNT))  # the first one once more, for its work
     assert numbers(continued) == numbers(whole)
     assert cells(tmp_path / "cut") == cells(tmp_path / "whole")
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["rows.csv", "settings.json", "summary.json"]
@@ -343,7 +371,7 @@ def test_several_processes_measure_every_image_once(toy_classifier: Make, tmp_pa
     results = Shared(count).run(
         lambda process: run(classifiers[process.rank], tmp_path / "all", maps_of=maps_of, process=process)
     )
-    assert sorted(asked) == list(range(COUNT))
+    assert sorted(asked) == [0, *range(COUNT)]  # the first process asks once more, for the work
     for result in results:
         assert result == results[0]
         for name, estimate in alone.metrics.items():

@@ -100,9 +100,9 @@ def test_controls_that_fool_a_measure(tmp_path: Path, control: str) -> None:
     table = build_table(runs, reference=control)
     assert shown(table)[control] == [0, 0, 0, 0] + [None] * 10
     lines = table.markdown().splitlines()
-    assert f"| {control} | tame | 0.00 | 0.00 | 0.00 | 0.00 | 1 |" in lines
-    assert lines.count(f"| {control} | - | - | - | - | 1 |") == 2
-    assert "| ttame | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 |" in lines
+    assert f"| {control} | tame | 0.00 | 0.00 | 0.00 | 0.00 | 1 | - |" in lines
+    assert lines.count(f"| {control} | - | - | - | - | 1 | - |") == 2
+    assert "| ttame | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |" in lines
     assert verdicts(table, 1, "minmax/AD_100", "rank/AD_100", "road/morf_kept") == ["loss", None, None]
 
 

@@ -16,7 +16,6 @@ from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenL
 from tame.checks import InputError
 from tame.explainers import CheckedExplainer, build_explainer
 from tame.explainers.iia.attention import AttentionIIA, normalised_row
-from tame.explainers.iia.behind import Behind
 from tame.explainers.iia.maps import ReleasedIIA, RepairedIIA
 from tame.explainers.iia.steps import image_steps
 from tame.options import MethodOptions
@@ -160,31 +159,7 @@ class Block(nn.Module):
         return self.head((joined * joined).mean((2, 3)))
 
 
-class TestBehind:
-    @pytest.mark.parametrize("join", ["cat", "multiply"])  # one cannot be broadcast, the other can: silently wrong
-    @pytest.mark.parametrize("layer", ["stem", "branch", "act"])
-    def test_what_bypasses_the_layer(self, join: str, layer: str) -> None:
-        torch.manual_seed(0)
-        spec = BackboneSpec("residual", nn.Identity, Preprocessing(8, 8), class_names=("a", "b", "c"))
-        classifier = FrozenClassifier(spec, Block(join), [layer])
-        behind = Behind(classifier, layer)
-        assert behind.alone is (layer == "stem") and behind.calls == (2 if layer == "act" else 1)
-        given, net = images(4, 8, 8), classifier.module
-        inputs = classifier.normalise(given)
-        assert isinstance(net, Block)
-        skip = net.stem(inputs).relu()
-        values = {"stem": net.stem(inputs), "branch": net.branch(skip), "act": net.branch(skip).relu()}[layer]
-        torch.testing.assert_close(behind.logits(values, given), classifier.logits(given))
-
-        leaf = (values / 2).requires_grad_()  # other values than the image's own
-        branch = leaf if layer == "act" else net.branch(leaf.relu()).relu() if layer == "stem" else leaf.relu()
-        start = leaf.relu() if layer == "stem" else skip
-        joined = torch.cat([start, branch], 1) if join == "cat" else start * branch.sigmoid()
-        targets = torch.tensor([0, 2, 1, 1])
-        total = net.head((joined * joined).mean((2, 3))).gather(1, targets.unsqueeze(1)).sum()
-        expected = torch.autograd.grad(total, leaf)[0]
-        assert_close(behind.gradients(values / 2, given, targets), expected)
-
+class TestCut:
     @pytest.mark.parametrize("batch_size", [3, 40])
     def test_each_step_has_its_own_bypass(self, batch_size: int) -> None:
         torch.manual_seed(0)
@@ -207,21 +182,15 @@ class TestBehind:
                     total = total + (gradient(behind, point, target) * weights).sum(1)[0]
             assert_close(found[index], total)
 
-    def test_one_image_stands_for_all(self, toy_classifier: Make) -> None:
-        """What lies before the layer runs n + 1 times per image, and once more per pass."""
+    def test_nothing_runs_again_before_the_layer(self, toy_classifier: Make) -> None:
         classifier = toy_classifier()
-        explainer, rows = RepairedIIA(classifier, "stage3", number=3, batch_size=8), list[int]()
-        handle = classifier.module.register_forward_pre_hook(lambda _module, args: rows.append(len(args[0])))
+        explainer = RepairedIIA(classifier, "stage2", number=3, batch_size=8)
+        rows: dict[str, list[int]] = {"stage1.0": [], "stage3.0": []}
+        for name, seen in rows.items():
+            part = classifier.module.get_submodule(name)
+            part.register_forward_pre_hook(lambda _module, args, seen=seen: seen.append(len(args[0])))
         explainer(images(2), TARGETS[:2])
-        handle.remove()
-        assert rows == [8] + 4 * [1]  # two images at 4 steps, then 2 * 4 * 4 values in passes of 8
-
-    def test_hook_is_gone_after_an_exception(self, toy_classifier: Make) -> None:
-        classifier = toy_classifier()
-        behind = Behind(classifier, "stage2")
-        with pytest.raises(RuntimeError):
-            behind.gradients(torch.rand(2, 7, 8, 8), images(2), TARGETS[:2])
-        assert all(not part._forward_hooks for part in classifier.module.modules())
+        assert rows == {"stage1.0": [8], "stage3.0": 4 * [8]}  # two images at 4 steps, then 2 * 4 * 4 values
 
 
 class TestTransformers:

@@ -122,7 +122,7 @@ def test_ablationcam_far_below_the_minimum() -> None:
     """Without a 0 in the image the channel is set to 1e7 below the minimum; a map of negative weight is 0."""
     given = images(side=4) / 2 + 0.5
     explainer = AblationCAM(brightness_classifier(side=4), "0")
-    weights = explainer.weights(explainer.halves.before(given), torch.zeros(4, dtype=torch.int64))
+    weights = explainer.weights(explainer.halves.before(given), torch.zeros(4, dtype=torch.int64), (4, 4))
     sums, low = given.sum((2, 3)), given.amin((1, 2, 3)).unsqueeze(1)
     torch.testing.assert_close(weights, (sums - 16 * (low - 1e7)) / sums.sum(1, keepdim=True))
 
@@ -150,7 +150,7 @@ def test_ablationcam_equals_the_whole_network(toy_classifier: Make, kind: str, l
     classifier = toy_classifier(kind)
     explainer = AblationCAM(classifier, layer)
     maps, values = explainer(images(), TARGETS), explainer.halves.before(images())
-    weights, activations = explainer.weights(values, TARGETS), as_map(classifier, values[0])
+    weights, activations = explainer.weights(values, TARGETS, (32, 32)), as_map(classifier, values[0])
     for index in range(4):
         expected = literal_weights(classifier, layer, images()[index], int(TARGETS[index]))
         assert_close(weights[index], expected)
@@ -164,7 +164,7 @@ def test_ablationcam_around_a_residual_connection(layer: str) -> None:
     classifier = FrozenClassifier(spec, resnet18(num_classes=10), [layer])
     given, targets = images(2, 64), torch.tensor([3, 7])
     explainer = AblationCAM(classifier, layer, batch_size=100)
-    weights = explainer.weights(explainer.halves.before(given), targets)
+    weights = explainer.weights(explainer.halves.before(given), targets, (64, 64))
     for index in range(2):
         expected = literal_weights(classifier, layer, given[index], int(targets[index]), every=40)
         torch.testing.assert_close(weights[index, ::40], expected, rtol=0, atol=1e-5)  # shares of the logit
@@ -245,7 +245,8 @@ def test_reference_ablationcam(shared_dir: Path, name: str) -> None:
     case = load_case(shared_dir, name)
     expected = case.expected["ablationcam"]
     explainer = AblationCAM(case.classifier, case.layer)
-    assert_close(explainer.weights(explainer.halves.before(case.images), case.targets), expected["weights"])
+    weights = explainer.weights(explainer.halves.before(case.images), case.targets, (32, 32))
+    assert_close(weights, expected["weights"])
     maps = explainer.explain(case.images, case.targets)
     assert_close(maps, expected["raw"].relu())
     torch.testing.assert_close(finish(maps), expected["final"], rtol=0, atol=1e-4)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -18,7 +18,8 @@ from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.checks import InputError
 from tame.explainers import build_explainer
 from tame.explainers.rise import PUBLISHED_MASKS, RISE, RandomMasks, draw_masks
-from tame.options import MethodOptions
+from tame.explainers.setup import set_up, set_up_together
+from tame.options import CommonOptions, EvaluateOptions, MethodOptions
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0, 3])
@@ -212,6 +213,30 @@ def test_options(toy_classifier: Make) -> None:
     assert isinstance(default, RISE) and len(default.masks((32, 32)).grids) == 8000
 
 
+@pytest.mark.parametrize("preset", ["paper", "released", "tame"])
+def test_the_preset_says_what_weights_a_mask(toy_classifier: Make, preset: str) -> None:
+    """The released program takes logits, which may be negative; a literal sum."""
+    classifier = toy_classifier()
+    maps = build_explainer(classifier, MethodOptions("rise", rise_masks=9, preset=preset))(images(), TARGETS)
+    masks = draw_masks(9, (32, 32)).render(0, 9)
+    for index, target in enumerate(TARGETS.tolist()):
+        expected = torch.zeros(32, 32)
+        for mask in masks:
+            (logits,) = classifier.module(classifier.normalise(images())[[index]] * mask)
+            expected += (logits if preset == "released" else logits.softmax(0))[target] * mask / (9 * 0.5)
+        torch.testing.assert_close(maps[index], expected, rtol=0, atol=1e-5)
+
+
+def test_commands_hand_the_preset_on(toy_backbone: str) -> None:
+    """A method's options of its own, or those of one command."""
+    for options in (MethodOptions("rise"), EvaluateOptions(method="rise", preset="released")):
+        common = CommonOptions(backbone=toy_backbone, weights="random", preset="released")
+        setups = [set_up(common, options), *set_up_together([(common, options)], "cpu")]
+        for setup in setups:
+            assert isinstance(setup.explainer, RISE) and setup.explainer.weights == "logit"
+            assert setup.provenance == {"method": "rise", "preset": "released"}
+
+
 def test_errors(toy_classifier: Make) -> None:
     with pytest.raises(InputError, match="expected at least one mask, got --rise-masks -1"):
         build_explainer(toy_classifier(), MethodOptions("rise", rise_masks=-1))
@@ -235,15 +260,18 @@ def test_reference_masks(reference: dict[str, Any]) -> None:
 
 
 @pytest.mark.shared
+@pytest.mark.parametrize(("weights", "key"), [("confidence", "saliency_softmax"), ("logit", "saliency_logits")])
 @pytest.mark.parametrize("batch_size", [None, 5])
-def test_reference_maps(reference: dict[str, Any], batch_size: int | None) -> None:
+def test_reference_maps(
+    reference: dict[str, Any], batch_size: int | None, weights: Literal["confidence", "logit"], key: str
+) -> None:
     module = tiny_cnn()
     module.load_state_dict(reference["state_dict"])
     spec = BackboneSpec("tiny", nn.Identity, Preprocessing(64, 64), tuple(map(str, range(10))))
     classifier = FrozenClassifier(spec, module, ["stage3"])
     masks = RandomMasks(reference["grid"].bool(), reference["shifts"], (64, 64))
-    explainer = RISE(classifier, batch_size=batch_size, masks=fixed(masks))
+    explainer = RISE(classifier, batch_size=batch_size, masks=fixed(masks), weights=weights)
     given = reference["input"] * classifier.std + classifier.mean  # the stored input is normalised
     for target in range(10):
         maps = explainer.explain(given, torch.tensor([target, target]))  # unchecked: they leave [0, 1] a little
-        torch.testing.assert_close(maps, reference["saliency_softmax"][:, target], rtol=0, atol=1e-5)
+        torch.testing.assert_close(maps, reference[key][:, target], rtol=0, atol=1e-5)

@@ -8,7 +8,24 @@ import pytest
 import torch
 
 from tame.checks import InputError
-from tame.functional.scores import area_under_curve, drop, gain, increase
+from tame.functional.scores import area_under_curve, confidences, drop, gain, increase, scores
+from tame.types import ScoreKind
+
+
+def test_scores_of_both_kinds_by_hand() -> None:
+    logits = torch.tensor([[0.0, math.log(3)], [-50.0, 2.0]])
+    softmax = [[0.25, 0.75], [1 / (1 + math.exp(52)), 1 / (1 + math.exp(-52))]]
+    sigmoid = [[0.5, 0.75], [1 / (1 + math.exp(50)), 1 / (1 + math.exp(-2))]]
+    torch.testing.assert_close(scores(logits, "softmax"), torch.tensor(softmax))
+    torch.testing.assert_close(scores(logits, "sigmoid"), torch.tensor(sigmoid))
+
+
+@pytest.mark.parametrize("score", ["softmax", "sigmoid"])
+def test_confidences_are_the_scores_of_the_targets_in_float32(score: ScoreKind) -> None:
+    logits, targets = torch.randn(4, 7).half(), torch.tensor([3, 0, 6, 3])
+    found = confidences(logits, targets, score)
+    assert found.dtype == torch.float32
+    assert torch.equal(found, scores(logits.float(), score)[range(4), targets])
 
 
 def test_drop_by_hand() -> None:

@@ -121,7 +121,7 @@ class TestBrokenMaps:
         classifier = toy_classifier()
         found = masked(classifier, self.broken())
         half = classifier.logits(images(6) / 2)
-        expected = confidences(half, classifier.logits(images(6)).argmax(1))
+        expected = confidences(half, classifier.logits(images(6)).argmax(1), "softmax")
         torch.testing.assert_close(found[1, 0, :5], expected[:5], rtol=0, atol=1e-6)
 
     def test_others_of_the_batch_do_not_notice(self, toy_classifier: Make) -> None:

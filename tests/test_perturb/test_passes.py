@@ -60,12 +60,13 @@ def scores(classifier: FrozenClassifier, positions: range = range(5), **options:
 class TestConfidences:
     def test_by_hand(self) -> None:
         logits = torch.tensor([[0.0, 0.0], [0.0, 1.0]]).log_softmax(1)
-        assert confidences(torch.zeros(1, 4), torch.tensor([3])).tolist() == [0.25]
-        torch.testing.assert_close(confidences(logits, torch.tensor([0, 1]))[1].item(), 1 / (1 + 2.718281828459045**-1))
+        assert confidences(torch.zeros(1, 4), torch.tensor([3]), "softmax").tolist() == [0.25]
+        found = confidences(logits, torch.tensor([0, 1]), "softmax")[1].item()
+        torch.testing.assert_close(found, 1 / (1 + 2.718281828459045**-1))
 
     def test_are_float32_from_half(self) -> None:
         logits = torch.randn(4, 1000, generator=torch.Generator().manual_seed(0)).half()
-        found = confidences(logits, torch.arange(4))
+        found = confidences(logits, torch.arange(4), "softmax")
         assert found.dtype == torch.float32
         assert torch.equal(found, logits.float().softmax(1)[range(4), range(4)])
 

@@ -43,7 +43,6 @@ PRESETS = {
     "tame, all": {"trainable": "all"},
     "released": {"preset": "released", "init": "random"},
     "paper": {"preset": "paper"},
-    "L-CAM": {"attention": "lcam", "layers": "stage3", "init": "random", "preset": "released"},
 }
 
 
@@ -57,8 +56,8 @@ def test_training_from_photographs_to_a_checkpoint(options, toy_backbone, tmp_pa
     maps = model.maps(torch.rand(2, 3, 32, 32), torch.tensor([0, 4]))
     assert maps.std((1, 2)).min() > 0  # not constant
     assert load_file(out / "last" / "attention.safetensors").keys() == load_file(out / "attention.safetensors").keys()
-    assert metadata["attention"] == ("lcam" if name == "L-CAM" else "ttame")
-    assert metadata["preset"] == name.split(",")[0].replace("L-CAM", "released")
+    assert metadata["attention"] == "ttame"
+    assert metadata["preset"] == name.split(",")[0]
     assert (metadata["images"], metadata["seed"]) == (22, 0)
     assert metadata["choices"]["epochs"] == 2 and metadata["epoch"] in (1, 2)
     rows = logged(out)
@@ -262,8 +261,11 @@ def test_a_finished_run_is_not_overwritten(options):
         ({"precision": "16-mixed"}, "expected --precision 32 or bf16-mixed on the CPU, got '16-mixed'"),
         ({"init": "random", "trainable": "shared"}, "expected --init classifier, got random"),
         ({"attention": "ttame-no-skip"}, "ttame-no-skip cannot start from the classifier.*: use --init random"),
-        ({"attention": "lcam", "layers": "stage3"}, "lcam cannot start from the classifier.*: use --init random"),
-        ({"attention": "lcam"}, "expected one feature layer for L-CAM, got 3"),
+        ({"attention": "lcam"}, "unknown attention mechanism 'lcam'; did you mean 'lcam-"),
+        ({"attention": "lcam-img", "layers": "paper"}, "expected one feature layer for L-CAM, got 3"),
+        ({"attention": "lcam-fm", "trainable": "shared"}, "expected --trainable all for lcam-fm, got shared"),
+        ({"attention": "lcam-fm-a", "loss": "paper"}, "trained with the cross-entropy alone, got --loss paper"),
+        ({"attention": "lcam-fm", "masking": "vit"}, "masks features, no images: expected no --masking, got vit"),
         ({"data": ""}, "expected a folder of images: give --data, or set DATA"),
         ({"data": "/nowhere"}, "expected a folder in --data, got '/nowhere'"),
         ({"train_list": "missing.txt"}, "expected a list of images, got 'missing.txt'"),

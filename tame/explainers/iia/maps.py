@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import Tensor
 
 from tame.backbones import FrozenClassifier
 from tame.backbones.gradients import as_map
-from tame.backbones.taps import hooked_outputs
+from tame.backbones.partial import cut_at
 from tame.explainers.cams import LayerExplainer, activations_and_gradients
-from tame.explainers.iia.behind import Behind
 from tame.explainers.iia.steps import check_steps, image_steps, steps_to_one
 
 
@@ -56,7 +57,7 @@ class ReleasedIIA(LayerExplainer):
         for chunk in steps_to_one(self.number, images).split(max(1, self.batch_size // max(1, len(images)))):
             rows = image_steps(self.classifier, images, chunk)
             values, gradients = activations_and_gradients(self.classifier, self.layer, rows, targets.repeat(len(chunk)))
-            products = as_map(self.classifier, gradients * values.relu()).sum(1)
+            products = as_map(self.classifier, gradients * values.relu(), images.shape[2:]).sum(1)
             parts.append(products.unflatten(0, (len(chunk), -1)).sum(0))
         return torch.stack(parts).sum(0)
 
@@ -71,7 +72,7 @@ class RepairedIIA(ReleasedIIA):
     The program means such a baseline, but takes the minimum over a dimension of size 1; its triple integral (not
     offered here) takes it over the steps i, and so does this double one. Nothing else is changed.
 
-    Costs n + 1 forward passes, and (n + 1)^2 forward and backward passes through what lies behind the layer.
+    Costs n + 1 passes up to the layer, and (n + 1)^2 forward and backward passes from there, see `cut_at`.
 
     Args:
         classifier: The classifier to explain.
@@ -96,7 +97,7 @@ class RepairedIIA(ReleasedIIA):
 
     def __init__(self, classifier: FrozenClassifier, layer: str, number: int = 10, batch_size: int = 32) -> None:
         super().__init__(classifier, layer, number, batch_size)
-        self.behind = Behind(classifier, self.layer)
+        self.halves = cut_at(classifier, self.layer)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -108,25 +109,29 @@ class RepairedIIA(ReleasedIIA):
         """Return the maps (b, h, w) of so few images that all their steps fit into a pass."""
         fractions = steps_to_one(self.number, images)
         rows = image_steps(self.classifier, images, fractions)
-        with torch.no_grad():
-            outputs = torch.cat([self._outputs(part) for part in rows.split(self.batch_size)])
-        values = outputs.unflatten(0, (len(fractions), -1))  # A_i, (n + 1, b, ...)
+        passes = [self.halves.before(part) for part in rows.split(self.batch_size)]
+        outputs, *others = (torch.cat(parts).unflatten(0, (len(fractions), -1)) for parts in zip(*passes, strict=True))
+        values = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # A_i, (n + 1, b, ...); steps are small
         low = values.amin(0)  # r, (b, ...)
-        seen = rows.unflatten(0, (len(fractions), -1))
         number = torch.arange(len(fractions), device=images.device)
         parts = []
         for pairs in torch.cartesian_prod(number, number).split(max(1, self.batch_size // max(1, len(images)))):
             i, j = pairs.T
             share = fractions[j].to(values).view(-1, *[1] * low.ndim)
             steps = share * (values[i] - low)  # v_ij - r
-            points, before = (low + steps).flatten(0, 1), seen[i].flatten(0, 1)
-            gradients = self.behind.gradients(points, before, targets.repeat(len(i)))
+            points = [each.flatten(0, 1) for each in (low + steps, *(other[i] for other in others))]
+            gradients = self._gradients(points, targets.repeat(len(i)))
             weights = torch.where(share == 0, low, steps).relu().flatten(0, 1)
-            products = as_map(self.classifier, gradients * weights).sum(1)
+            products = as_map(self.classifier, gradients * weights, images.shape[2:]).sum(1)
             parts.append(products.unflatten(0, (len(i), -1)).sum(0))
         return torch.stack(parts).sum(0)
 
-    def _outputs(self, images: Tensor) -> Tensor:
-        """Return the layer's output, in float32 at least: the steps of the way are small."""
-        (output,) = hooked_outputs(self.classifier.module, (self.layer,), self.classifier.normalise(images))
-        return output.to(torch.promote_types(output.dtype, torch.float32))
+    def _gradients(self, values: Sequence[Tensor], targets: Tensor) -> Tensor:
+        """Return ``d logit_t / dv`` at v, the first of ``values``, for the target t of each row (R,): (R, ...)."""
+        with torch.inference_mode(False), torch.enable_grad():
+            leaf, *others = (value.detach().clone() for value in values)  # an inference tensor cannot enter a graph
+            logits = self.halves.behind(leaf.requires_grad_(), *others)
+            # rows do not influence one another, so the gradient of the sum holds each row's own gradient
+            total = logits.gather(1, targets.clone().unsqueeze(1)).sum()
+            (gradients,) = torch.autograd.grad(total, leaf)
+        return gradients
