@@ -76,13 +76,18 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     differences = [
         f"{name} {old.get(name, 'unset')}, not {new.get(name, 'unset')}"
         for name in sorted(old | new)
-        if old.get(name) != new.get(name)
+        if old.get(name) != new.get(name) and not _same_content(name, old, new)
     ]
     if differences:
         raise InputError(
             f"{path.parent} holds a run with other settings: {'; '.join(differences)}. "
             "Give another --out, or --resume false to start over"
         )
+
+
+def _same_content(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
+    """Whether two names stand for the same file: a checkpoint, say, that was moved."""
+    return (content := old.get(f"{name}_sha256")) is not None and content == new.get(f"{name}_sha256")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:

@@ -13,6 +13,10 @@ from tame.attention.mechanism import TAME
 from tame.checks import InputError
 
 
+_HEADROOM = 1.25
+"""How far features are lifted, in units of the lowest value of each channel that was seen."""
+
+
 def can_start_from_classifier(attention: nn.Module) -> bool:
     """Whether `initialise_from_gradients` knows where to write the classifier's gradients."""
     return isinstance(attention, LCAM) or (isinstance(attention, TAME) and attention.skip and len(attention.bns) > 0)
@@ -25,7 +29,7 @@ def initialise_from_gradients(
     """Start a mechanism where the classifier already is, in place.
 
     Random fusion rows need about a million images before each class is learned. Here the residual branches start
-    at zero (batch norm's weight is 0), so that every branch passes on the rectified features, and class n's fusion
+    at zero (batch norm's weight is 0), so that every branch passes its features on, and class n's fusion
     row is the mean gradient of logit n with respect to branch ``branch``: Grad-CAM's weights, averaged over images.
     Rows of several classes are centred over them; all are scaled so that the maps of the ``targets`` have standard
     deviation ``spread``; the bias makes every class's map zero on average. The other branches' rows are zero. L-CAM has
@@ -68,11 +72,14 @@ def initialise_from_gradients(
 
 
 def _pass_features_on(attention: TAME, features: Sequence[Tensor]) -> None:
-    """Let every branch pass on the rectified features, and its batch norm know their statistics."""
+    """Let every branch pass its features on, and its batch norm know their statistics.
+
+    Features of either sign are lifted above the ReLU, which would lose what the negative ones say.
+    """
     parts: Any = zip(attention.convs, attention.bns, features, strict=True)
     for conv, norm, feature in parts:
         norm.weight.zero_()
-        norm.bias.zero_()
+        norm.bias.copy_(_HEADROOM * (-feature.amin((0, 2, 3))).clamp(min=0))
         out = conv(feature)
         norm.running_mean.copy_(out.mean((0, 2, 3)))
         norm.running_var.copy_(out.var((0, 2, 3)))

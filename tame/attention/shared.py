@@ -25,7 +25,7 @@ def share_row(attention: TAME, features: Sequence[Tensor]) -> None:
     """
     attention.eval()
     scale = [
-        (branch.square().mean((0, 2, 3)).clamp(min=1e-6) * branch.shape[1]).sqrt()
+        (branch.var((0, 2, 3)).clamp(min=1e-6) * branch.shape[1]).sqrt()  # the mean changes no map but by a constant
         for branch in attention.branches(features)
     ]
     attention.requires_grad_(False)

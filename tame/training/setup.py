@@ -39,6 +39,7 @@ logger = logging.getLogger("tame")
 _INIT_BATCH = 16
 _RELEASED_CROP = {"cnn": "centre", "vit": "random-flip"}
 _LCAM_MAX_LR = 1e-3
+_TOKENS_MAX_LR = 0.5  # measured on DeiT-Tiny, whose maps need smoothing; 5e-3 hardly moves them, 2 is too much
 
 
 @dataclass(frozen=True)
@@ -66,7 +67,7 @@ def set_up(options: TrainOptions, spec: BackboneSpec, device: str) -> TrainingSe
     Raises:
         InputError: For anything that cannot be used.
     """
-    choices = resolve_choices(options)
+    choices = resolve_choices(options, tokens=spec.tokens is not None)
     seed_everything(options.seed, verbose=False)
     classifier = _load_classifier(choices, options, spec).to(device)
     model = _build(choices, options, classifier)
@@ -74,8 +75,12 @@ def set_up(options: TrainOptions, spec: BackboneSpec, device: str) -> TrainingSe
     return TrainingSetup(choices, model, lists, _data(choices, options, classifier, lists))
 
 
-def resolve_choices(options: TrainOptions) -> Preset:
+def resolve_choices(options: TrainOptions, tokens: bool = False) -> Preset:
     """Return the preset with the options' own choices in place.
+
+    Args:
+        options: What the command line says.
+        tokens: Whether the features are tokens: the row that classes share then has further to go.
 
     Raises:
         InputError: For choices that contradict each other.
@@ -95,6 +100,8 @@ def resolve_choices(options: TrainOptions) -> Preset:
         choices = replace(choices, trainable="all")
     if choices.init == "random" and choices.trainable == "shared":
         raise InputError("a shared row improves on the classifier's own rows: expected --init classifier, got random")
+    if choices.trainable == "shared" and tokens and not options.lr:
+        choices = replace(choices, max_lr=_TOKENS_MAX_LR)
     return choices
 
 

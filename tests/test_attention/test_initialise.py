@@ -52,7 +52,7 @@ def test_maps_are_grad_cam_of_a_linear_head(features):
     found = initialised(features, torch.stack(rows))(features).flatten(2)  # (B, K, hw)
 
     centred = head.weight.detach() - head.weight.detach().mean(0)
-    cams = torch.stack([torch.einsum("kc,chw->khw", centred, feature.relu()) for feature in features[1]])
+    cams = torch.stack([torch.einsum("kc,chw->khw", centred, feature) for feature in features[1]])
     cams = torch.nn.functional.interpolate(cams, size=(8, 8), mode="bilinear", align_corners=False)
     cams = cams - cams.mean((0, 2, 3), keepdim=True)
     spread = torch.stack([cams[image, target].std() for image, target in enumerate(TARGETS)]).mean()
@@ -78,11 +78,15 @@ def test_the_other_branch_says_nothing_at_first_and_can_learn(features, rows):
     assert mechanism.fuser.weight.grad[:, :4].abs().sum() > 0
 
 
-def test_residual_branches_start_as_the_rectified_features(features, rows):
+@pytest.mark.parametrize("lowest", [-3.0, 0.0], ids=["of either sign", "rectified already"])
+def test_residual_branches_start_as_the_features(features, rows, lowest):
+    features = tuple(feature.clamp(min=lowest) for feature in features)
     mechanism = initialised(features, rows)
     for training in True, False:
         for branch, feature in zip(mechanism.train(training).branches(features), features, strict=True):
-            torch.testing.assert_close(branch, feature.relu(), atol=1e-6, rtol=0)
+            lift = 1.25 * (-feature.amin((0, 2, 3), keepdim=True)).clamp(min=0)
+            torch.testing.assert_close(branch, feature + lift, atol=1e-5, rtol=0)
+            assert lift.any() == (lowest < 0)
 
 
 def test_batch_norm_starts_with_the_statistics_of_the_features(features, rows):

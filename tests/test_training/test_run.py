@@ -288,6 +288,9 @@ def test_a_broken_photograph_is_named(options, photographs, tmp_path):
 
 def test_choices_are_the_preset_and_what_was_asked():
     assert resolve_choices(TrainOptions()) == ALL_PRESETS.get("tame")
+    assert resolve_choices(TrainOptions(), tokens=True).max_lr == 0.5
+    assert resolve_choices(TrainOptions(trainable="all"), tokens=True).max_lr == ALL_PRESETS.get("tame").max_lr
+    assert resolve_choices(TrainOptions(lr=0.1), tokens=True).max_lr == 0.1
     choices = resolve_choices(TrainOptions(preset="released", epochs=3, lr=0.5, batch_size=7, loss="paper"))
     assert (choices.epochs, choices.max_lr, choices.batch_size, choices.loss) == (3, 0.5, 7, "paper")
     assert (choices.other_classes, choices.output_size) == ("batch", "first")
