@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn.attention import SDPBackend, sdpa_kernel
-from torch.utils.flop_counter import FlopCounterMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils.flop_counter import flop_registry
 
 from tame.backbones.frozen import FrozenClassifier
 
@@ -110,8 +112,30 @@ def _multiplied(call: Callable[[], object]) -> int:
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # that way of `nn.MultiheadAttention` is not counted
     try:
-        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+        with sdpa_kernel(SDPBackend.MATH), _Counted() as counted:
             call()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return counter.get_total_flops()
+    return counted.total
+
+
+class _Counted(TorchDispatchMode):
+    """Counts the floating point operations of its thread by torch's own formulas.
+
+    Torch's `FlopCounterMode` does too, but hangs hooks on the modules of all threads.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.total = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        kwargs = kwargs or {}
+        formula = flop_registry.get(func._overloadpacket)
+        if formula is None:
+            with self:  # such as `linear` in inference mode, which is made of what can be counted
+                result = func.decompose(*args, **kwargs)
+            return func(*args, **kwargs) if result is NotImplemented else result
+        result = func(*args, **kwargs)
+        self.total += formula(*args, **kwargs, out_val=result)
+        return result

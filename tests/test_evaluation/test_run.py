@@ -386,9 +386,15 @@ def test_several_processes_measure_every_image_once(toy_classifier: Make, tmp_pa
 
 def test_what_several_processes_began_one_can_end(toy_classifier: Make, tmp_path: Path) -> None:
     classifiers = [toy_classifier(), toy_classifier()]
+    maps = [maps_by(classifier, "gradcam") for classifier in classifiers]
     results = Shared().run(
         lambda process: run(
-            classifiers[process.rank], tmp_path, batch_size=3, stop=7 if process.rank else 12, process=process
+            classifiers[process.rank],
+            tmp_path,
+            maps_of=maps[process.rank],
+            batch_size=3,
+            stop=7 if process.rank else 12,
+            process=process,
         )
     )
     assert [type(result) for result in results] == [Interrupted, Interrupted]
