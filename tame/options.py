@@ -78,8 +78,8 @@ class TrainOptions(DataOptions, CommonOptions):
         per_label: Train on at most this many images of each label of the list; 0: all.
         limit_val_images: Validate on this many images only; 0: all.
         out: Folder of the run; empty: runs/BACKBONE.
-        attention: Attention mechanism, see `tame list attention`; an L-CAM reads one layer, the last of the preset's
-            unless --layers names another.
+        attention: Attention mechanism, see `tame list attention`; empty: T-TAME, in the preset's form for the kind of
+            classifier. An L-CAM reads one layer, the last of the preset's unless --layers names another.
         init: random, or from the classifier itself; empty: the preset's.
         init_images: Training images that initialise from the classifier.
         trainable: all of the mechanism, or one fusion row shared by all classes; empty: the preset's.
@@ -100,7 +100,7 @@ class TrainOptions(DataOptions, CommonOptions):
     per_label: int = 0
     limit_val_images: int = 0
     out: str = ""
-    attention: str = "ttame"
+    attention: str = ""
     init: Literal["", "random", "classifier"] = ""
     init_images: int = 16
     trainable: Literal["", "all", "shared"] = ""

@@ -27,6 +27,8 @@ class Preset:
         batch_size: Images per optimiser step.
         epochs: Passes over the training list.
         max_lr: Peak of the one-cycle schedule.
+        token_attention: Attention mechanism of classifiers that work on tokens.
+        token_max_lr: Peak of the schedule where a shared row of tokens is trained.
         masking: Masking of the second pass in evaluation; ``None`` is the backbone's own.
         ic_margin: p' must exceed p by more than this to count as an increase.
         road_selection: ROAD removes ``exact`` counts, or all that reaches a ``percentile``.
@@ -46,6 +48,8 @@ class Preset:
     batch_size: int
     epochs: int
     max_lr: float
+    token_attention: str
+    token_max_lr: float
     masking: MaskingKind | None
     ic_margin: float
     road_selection: Literal["exact", "percentile"]
@@ -66,6 +70,8 @@ _PAPER = Preset(
     batch_size=32,
     epochs=8,
     max_lr=1e-3,
+    token_attention="ttame",
+    token_max_lr=1e-3,
     masking=None,
     ic_margin=0.0,
     road_selection="exact",
@@ -99,6 +105,8 @@ _TAME = replace(
     batch_size=16,
     epochs=2,
     max_lr=5e-3,
+    token_attention="ttame-smooth",
+    token_max_lr=0.5,
     ic_margin=1e-5,
 )
 

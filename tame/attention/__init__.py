@@ -23,6 +23,7 @@ ATTENTIONS.register("ttame")(TAME)
 ATTENTIONS.register("ttame-no-skip")(_no_skip)
 ATTENTIONS.register("ttame-no-skip-no-norm")(partial(TAME, skip=False, batch_norm=False))
 ATTENTIONS.register("ttame-sigmoid")(partial(TAME, activation="sigmoid"))
+ATTENTIONS.register("ttame-smooth")(partial(TAME, smooth=3))
 for _name, _form in LCAM_FORMS.items():
     ATTENTIONS.register(_name)(partial(LCAM, masks=_form.masks))
 

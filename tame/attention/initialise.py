@@ -12,7 +12,6 @@ from tame.attention.lcam import LCAM
 from tame.attention.mechanism import TAME
 from tame.checks import InputError
 
-
 _HEADROOM = 1.25
 """How far features are lifted, in units of the lowest value of each channel that was seen."""
 

@@ -55,9 +55,11 @@ class TAME(nn.Module):
         branch_channels: Output channels of every branch; None keeps C_i. Needs ``skip=False``.
         output_size: Side of the class maps: of the ``largest`` feature map, or the ``first`` one's, at most 56,
             as in the authors' released program.
+        smooth: Side of the window over which class maps are averaged, odd; 1 leaves them as they are. Beyond the
+            paper: neighbouring tokens of a transformer say less alike things than neighbours in a feature map.
 
     Raises:
-        InputError: For options that contradict each other.
+        InputError: For options that contradict each other, or an even window.
 
     Example:
         >>> mechanism = TAME(channels=[4, 8], num_classes=10).eval()
@@ -80,8 +82,11 @@ class TAME(nn.Module):
         activation: Literal["relu", "sigmoid"] = "relu",
         branch_channels: int | None = None,
         output_size: Literal["largest", "first"] = "largest",
+        smooth: int = 1,
     ) -> None:
         super().__init__()
+        if smooth < 1 or smooth % 2 == 0:
+            raise InputError(f"expected an odd window to smooth class maps with, got {smooth}")
         if skip and branch_channels is not None:
             raise InputError("expected branches as wide as their input where there is a skip connection")
         self.channels = tuple(channels)
@@ -89,6 +94,7 @@ class TAME(nn.Module):
         self.skip = skip
         self.activation = activation
         self.output_size = output_size
+        self.smooth = smooth
         widths = [branch_channels or width for width in channels]
         self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
@@ -127,6 +133,8 @@ class TAME(nn.Module):
             total = fused if total is None else total + fused
         if total is None:
             raise InputError("expected at least one feature map, got none")
+        if self.smooth > 1:
+            total = F.avg_pool2d(total, self.smooth, 1, self.smooth // 2, count_include_pad=False)
         return total + bias[..., None, None]  # type: ignore[index] # never None
 
     def branches(self, features: Sequence[Tensor]) -> list[Tensor]:

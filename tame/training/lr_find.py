@@ -25,7 +25,7 @@ from tame.loss import AttentionLoss
 from tame.options import LrFindOptions
 from tame.training.module import AttentionModule
 from tame.training.optim import build_optimizer
-from tame.training.setup import TrainingSetup, set_up, start
+from tame.training.setup import TrainingSetup, set_up, start, with_attention
 from tame.visualize import learning_rate_curve
 
 _FEWEST_STEPS = 10
@@ -64,7 +64,7 @@ def lr_find(options: LrFindOptions) -> LrFound:
     device = resolve_device(options.device)
     precision: Any = resolve_precision(options.precision, device, training=True)
     spec = find_spec(options.backbone, Given.by(options))
-    options = replace(options, epochs=1)  # with none, nothing would be made ready to train
+    options = replace(with_attention(options, spec), epochs=1)  # with none, nothing would be made ready to train
     setup = set_up(options, spec, device)
     start(setup, options)
     trainer = {"accelerator": device, "precision": precision, "gradient_clip_val": options.clip or None}

@@ -28,7 +28,7 @@ from tame.options import TrainOptions
 from tame.presets import Preset
 from tame.training.last import LastCheckpoint
 from tame.training.module import AttentionModule
-from tame.training.setup import TrainingLists, logger, resolve_choices, set_up, start
+from tame.training.setup import TrainingLists, logger, resolve_choices, set_up, start, with_attention
 
 _SAVE_EVERY = 50  # optimiser steps: what a crash can cost
 
@@ -54,6 +54,7 @@ def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: st
     precision: Any = resolve_precision(options.precision, device, training=True)
     resolve_choices(options)  # what contradicts itself is said first
     spec = find_spec(options.backbone, Given.by(options))
+    options = with_attention(options, spec)
     out = Path(options.out or f"runs/{folder_name(spec.name)}")
     _refuse_finished(out, options.resume)
     setup = set_up(options, spec, device)

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypeVar, cast
 
 import torch
 from lightning import seed_everything
@@ -39,7 +39,7 @@ logger = logging.getLogger("tame")
 _INIT_BATCH = 16
 _RELEASED_CROP = {"cnn": "centre", "vit": "random-flip"}
 _LCAM_MAX_LR = 1e-3
-_TOKENS_MAX_LR = 0.5  # measured on DeiT-Tiny, whose maps need smoothing; 5e-3 hardly moves them, 2 is too much
+_Options = TypeVar("_Options", bound=TrainOptions)
 
 
 @dataclass(frozen=True)
@@ -75,6 +75,12 @@ def set_up(options: TrainOptions, spec: BackboneSpec, device: str) -> TrainingSe
     return TrainingSetup(choices, model, lists, _data(choices, options, classifier, lists))
 
 
+def with_attention(options: _Options, spec: BackboneSpec) -> _Options:
+    """Return the options with the preset's attention mechanism for this kind of classifier, if they name none."""
+    usual = PRESETS.get(options.preset).token_attention if spec.tokens else "ttame"
+    return replace(options, attention=options.attention or usual)
+
+
 def resolve_choices(options: TrainOptions, tokens: bool = False) -> Preset:
     """Return the preset with the options' own choices in place.
 
@@ -101,7 +107,7 @@ def resolve_choices(options: TrainOptions, tokens: bool = False) -> Preset:
     if choices.init == "random" and choices.trainable == "shared":
         raise InputError("a shared row improves on the classifier's own rows: expected --init classifier, got random")
     if choices.trainable == "shared" and tokens and not options.lr:
-        choices = replace(choices, max_lr=_TOKENS_MAX_LR)
+        choices = replace(choices, max_lr=preset.token_max_lr)
     return choices
 
 

@@ -194,6 +194,21 @@ def test_options_that_contradict_each_other_are_refused():
         TAME(CHANNELS, CLASSES, branch_channels=3)
 
 
+def test_smooth_maps_are_means_over_the_neighbours_there_are():
+    smooth = TAME([4, 6], 5, smooth=3)
+    plain = TAME([4, 6], 5)
+    plain.load_state_dict(smooth.state_dict())
+    features = torch.randn(2, 4, 6, 5), torch.randn(2, 6, 3, 2)
+    for mode in True, False:
+        maps, found = plain.train(mode)(features), smooth.train(mode)(features)
+        for row in range(6):
+            for column in range(5):
+                window = maps[:, :, max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
+                torch.testing.assert_close(found[:, :, row, column], window.mean((2, 3)), atol=1e-5, rtol=1e-5)
+    with pytest.raises(InputError, match="expected an odd window to smooth class maps with, got 2"):
+        TAME([4], 5, smooth=2)
+
+
 def test_lcam():
     mechanism = LCAM([6], 5)
     feature = torch.randn(2, 6, 3, 4)

@@ -17,6 +17,8 @@ from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
 from tame.presets import PRESETS as ALL_PRESETS
 from tame.training.run import resolve_choices, train
+from tame.training.setup import with_attention
+from toys import TOY_SPECS
 
 
 @pytest.fixture
@@ -284,6 +286,20 @@ def test_a_broken_photograph_is_named(options, photographs, tmp_path):
     with pytest.raises(InputError, match=r"cannot read .*07\.png"):
         train(options(init="random", preset="paper"))
     assert not (tmp_path / "run" / "attention.safetensors").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "preset", "asked", "attention"),
+    [
+        ("cnn", "tame", "", "ttame"),
+        ("vit", "tame", "", "ttame-smooth"),
+        ("vit", "paper", "", "ttame"),
+        ("vit", "tame", "lcam-img", "lcam-img"),
+    ],
+)
+def test_the_mechanism_is_the_one_asked_for_or_the_presets(kind, preset, asked, attention):
+    options = TrainOptions(preset=preset, attention=asked)
+    assert with_attention(options, TOY_SPECS[kind]).attention == attention
 
 
 def test_choices_are_the_preset_and_what_was_asked():
