@@ -106,7 +106,7 @@ _TAME = replace(
     epochs=2,
     max_lr=5e-3,
     token_attention="ttame-smooth",
-    token_max_lr=0.5,
+    token_max_lr=0.05,
     ic_margin=1e-5,
 )
 

@@ -304,7 +304,7 @@ def test_the_mechanism_is_the_one_asked_for_or_the_presets(kind, preset, asked, 
 
 def test_choices_are_the_preset_and_what_was_asked():
     assert resolve_choices(TrainOptions()) == ALL_PRESETS.get("tame")
-    assert resolve_choices(TrainOptions(), tokens=True).max_lr == 0.5
+    assert resolve_choices(TrainOptions(), tokens=True).max_lr == 0.05
     assert resolve_choices(TrainOptions(trainable="all"), tokens=True).max_lr == ALL_PRESETS.get("tame").max_lr
     assert resolve_choices(TrainOptions(lr=0.1), tokens=True).max_lr == 0.1
     choices = resolve_choices(TrainOptions(preset="released", epochs=3, lr=0.5, batch_size=7, loss="paper"))
