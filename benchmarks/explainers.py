@@ -141,7 +141,7 @@ def show(title: str, rows: list[Row]) -> None:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description="Cost of explanation methods beside other programs.")
-    parser.add_argument("--quick", action="store_true", help="one turn, few masks, no pass per channel")
+    parser.add_argument("--quick", action="store_true", help="one backbone, one turn, few masks, no pass per channel")
     parser.add_argument("--backbones", default="resnet18,resnet50", help="names separated by commas")
     parser.add_argument("--layer", default="layer4")
     parser.add_argument("--rise-masks", type=int, default=500)
@@ -152,7 +152,8 @@ def main() -> None:
     masks, turns = (16, 1) if options.quick else (options.rise_masks, 3)
     print(f"torch {torch.__version__}, {options.threads} threads, {platform.machine()}; {masks} masks")
     figures = {}
-    for name in options.backbones.split(","):
+    backbones = options.backbones.split(",")
+    for name in backbones[:1] if options.quick else backbones:
         classifier = load_backbone(name, "random")
         figures[name] = measure(classifier, options.layer, masks, turns, slow=not options.quick)
         show(f"{name}, {options.layer}", figures[name])

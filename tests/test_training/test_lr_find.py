@@ -11,7 +11,7 @@ from tame.files import write_json
 from tame.options import LrFindOptions
 from tame.training import lr_find as module
 from tame.training.lr_find import LrCurve, lr_find, range_test, smooth, suggest
-from tame.training.setup import set_up, start
+from tame.training.setup import set_up, start, with_attention
 from toys import TOY_SPECS, seeded
 
 
@@ -59,7 +59,7 @@ def test_the_optimiser_steps_at_the_recorded_rate(options, monkeypatch):
 
 @pytest.mark.parametrize("choices", [{}, {"preset": "released"}, {"attention": "lcam-fm"}])
 def test_the_model_is_untouched_and_nothing_is_left_behind(options, tmp_path, choices):
-    made = options(min_lr=1e-3, max_lr=1.0, epochs=1, **choices)
+    made = with_attention(options(min_lr=1e-3, max_lr=1.0, epochs=1, **choices), TOY_SPECS["cnn"])
     setup = set_up(made, seeded(TOY_SPECS["cnn"]), "cpu")
     start(setup, made)
     before = {name: value.clone() for name, value in setup.model.state_dict().items()}
