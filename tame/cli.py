@@ -246,7 +246,7 @@ def _import(options: ImportOptions) -> int:
 
     folder = import_checkpoint(options)
     backbone = options.backbone or read_metadata(folder)["backbone"]
-    print(f"The explainer is in {folder}; use it with: tame explain --backbone {backbone} --checkpoint {folder}")
+    print(f"The explainer is in {folder}; use it with: {_explain_with(folder, backbone)}")
     return 0
 
 
