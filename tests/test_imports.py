@@ -22,7 +22,7 @@ LAYERS: list[tuple[set[str], bool]] = [
     ({"model", "loss", "checkpoint", "published", "importing", "visualize"}, True),
     ({"explainers", "perturb"}, False),
     ({"training", "evaluation", "explanation", "sanity"}, False),
-    ({"cli", "__main__"}, True),
+    ({"cli", "arguments", "__main__"}, True),
 ]
 NEVER = {"explainers": {"metrics", "data", "lightning"}}
 LAZY = {"matplotlib", "pandas", "timm", "pytorch_grad_cam"}  # imported where they are used
