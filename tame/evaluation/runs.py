@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -56,9 +55,22 @@ def method_of(run: Run) -> str:
 
 
 def names_of(runs: Sequence[Run]) -> list[str]:
-    """Name runs by method, and by folder too where a method occurs twice."""
-    times = Counter(map(method_of, runs))
-    return [method_of(run) if times[method_of(run)] == 1 else f"{method_of(run)} ({run.folder})" for run in runs]
+    """Name runs by method, and where a method occurs twice by the end of its folder that tells them apart too."""
+    methods = [method_of(run) for run in runs]
+    names = []
+    for run, method in zip(runs, methods, strict=True):
+        others = [one.folder for one, same in zip(runs, methods, strict=True) if same == method and one is not run]
+        names.append(f"{method} ({_told_apart(run.folder, others)})" if others else method)
+    return names
+
+
+def _told_apart(folder: Path, others: Sequence[Path]) -> str:
+    """Return the shortest end of a path that none of the others has."""
+    parts = folder.parts
+    for count in range(1, len(parts)):
+        if all(other.parts[-count:] != parts[-count:] for other in others):
+            return str(Path(*parts[-count:]))
+    return str(folder)
 
 
 def means_something(run: Run, measure: Measure) -> bool:

@@ -122,8 +122,13 @@ def test_only_counted_images_enter(tmp_path: Path) -> None:
 def test_the_same_method_twice(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, "ttame", HALF) for name in ("first", "second")]
     table = build_table(runs, reference="second")
-    assert [entry.name for entry in table.entries] == [f"ttame ({tmp_path / name})" for name in ("first", "second")]
+    assert [entry.name for entry in table.entries] == ["ttame (first)", "ttame (second)"]
     assert table.reference == 1
+
+
+def test_the_same_method_in_folders_of_the_same_name(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, "ttame", HALF) for name in ("a/x", "b/x", "y")]
+    assert [entry.name for entry in build_table(runs).entries] == ["ttame (a/x)", "ttame (b/x)", "ttame (y)"]
 
 
 def test_reproducible(tmp_path: Path) -> None:
