@@ -10,6 +10,7 @@ from tame.checks import InputError
 from tame.evaluation.measures import Measure
 from tame.evaluation.records import Run
 from tame.explainers.controls import MINMAX_ONLY
+from tame.explainers.rise import PUBLISHED_MASKS
 
 _MUST_AGREE = ("backbone", "weights_sha256", "score", "precision", "only")
 _OF_METRICS = {
@@ -92,10 +93,36 @@ def images_of(run: Run) -> str:
     return f"{len(run.counted().files)} of {count} images{origin} (only {settings['only']})"
 
 
-def caption_of(run: Run) -> str:
+def cam_layer_of(run: Run) -> str:
+    """Return the CAM layer that was asked for in place of the backbone's own; empty for none."""
+    return str(run.summary.settings.get("cam_layer", ""))
+
+
+def notes_of(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
+    """Return remarks on single runs: what was made smaller or chosen otherwise, and maps that were no explanation."""
+    several = len({cam_layer_of(run) for run in runs}) > 1
+    notes = []
+    for run, name in zip(runs, names, strict=True):
+        summary = run.summary
+        masks = summary.settings.get("rise_masks", PUBLISHED_MASKS)
+        if masks != PUBLISHED_MASKS:
+            notes.append(f"{name}: {masks} random masks, not the published {PUBLISHED_MASKS}.")
+        if several and cam_layer_of(run):
+            notes.append(f"{name}: CAM layer {cam_layer_of(run)}.")
+        if summary.constant or summary.invalid:
+            notes.append(
+                f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
+                "counted as all ones."
+            )
+    return notes
+
+
+def caption_of(runs: Sequence[Run]) -> str:
     """Return what all runs of a table share."""
-    settings = run.summary.settings
-    parts = [classifier_of(settings), images_of(run)]
+    settings = runs[0].summary.settings
+    parts = [classifier_of(settings), images_of(runs[0])]
+    if len(layers := {cam_layer_of(run) for run in runs}) == 1 and (layer := layers.pop()):
+        parts.append(f"CAM layer {layer}")
     if "ad-ic" in settings["metrics"]:
         parts += [f"masking {settings['masking']}", f"IC margin {settings['ic_margin']:g}"]
     if "road" in settings["metrics"]:

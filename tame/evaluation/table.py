@@ -23,6 +23,7 @@ from tame.evaluation.runs import (
     means_something,
     method_of,
     names_of,
+    notes_of,
 )
 from tame.explainers.controls import MINMAX_ONLY
 from tame.perturb.names import percent
@@ -130,7 +131,7 @@ def compare(runs: Sequence[Run], reference: str = "", seed: int = 0) -> Table:
     columns = measures(runs[0].summary.settings)
     differences = _differences(runs, position, columns, seed)
     return Table(
-        caption=caption_of(runs[0]),
+        caption=caption_of(runs),
         measures=columns,
         entries=[
             Entry(
@@ -144,7 +145,7 @@ def compare(runs: Sequence[Run], reference: str = "", seed: int = 0) -> Table:
             for index, (name, run) in enumerate(zip(names, runs, strict=True))
         ],
         reference=position,
-        notes=[note for name, run in zip(names, runs, strict=True) if (note := _note(name, run))],
+        notes=notes_of(runs, names),
     )
 
 
@@ -249,13 +250,3 @@ def _preset(run: Run) -> str:
     settings = run.summary.settings
     changes = [f"{name}={value}" for name, value in dict(settings.get("overrides") or {}).items()]
     return ", ".join([str(settings.get("preset", "-")), *changes])
-
-
-def _note(name: str, run: Run) -> str:
-    summary = run.summary
-    if not (summary.constant or summary.invalid):
-        return ""
-    return (
-        f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
-        "counted as all ones."
-    )

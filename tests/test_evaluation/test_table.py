@@ -131,6 +131,29 @@ def test_the_same_method_in_folders_of_the_same_name(tmp_path: Path) -> None:
     assert [entry.name for entry in build_table(runs).entries] == ["ttame (a/x)", "ttame (b/x)", "ttame (y)"]
 
 
+def test_what_was_made_smaller_is_said(tmp_path: Path) -> None:
+    runs = [
+        make_run(tmp_path / "rise", "rise", HALF, rise_masks=300),
+        make_run(tmp_path / "published", "rise", HALF, rise_masks=8000),
+        make_run(tmp_path / "none", "random", GOOD, constant=2),
+    ]
+    table = build_table(runs)
+    assert table.notes == [
+        "rise (rise): 300 random masks, not the published 8000.",
+        f"random: 2 constant and 0 invalid maps of {len(GOOD)}, counted as all ones.",
+    ]
+    assert all(note in table.markdown() and note in table.latex() for note in table.notes)
+
+
+def test_a_layer_that_was_asked_for_is_said(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name, HALF, cam_layer="features.3") for name in ("gradcam", "scorecam")]
+    table = build_table(runs)
+    assert "CAM layer features.3" in table.caption and not table.notes
+    mixed = build_table([*runs, make_run(tmp_path / "ttame", "ttame", HALF)])
+    assert "CAM layer" not in mixed.caption
+    assert mixed.notes == ["gradcam: CAM layer features.3.", "scorecam: CAM layer features.3."]
+
+
 def test_reproducible(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).uniform(0.1, 0.9, (2, 30)).tolist()
     runs = [make_run(tmp_path / "a", "gradcam", drawn[0]), make_run(tmp_path / "b", "ttame", drawn[1])]
