@@ -8,10 +8,13 @@ import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from uuid import uuid4
 
 from tame.checks import InputError
+
+if TYPE_CHECKING:
+    import numpy as np
 
 
 @contextmanager
@@ -51,6 +54,14 @@ def write_json(path: Path, content: Mapping[str, Any]) -> None:
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
+
+
+def write_array(path: Path, values: np.ndarray) -> None:
+    """Write an array as ``.npy``; the file appears whole or not at all."""
+    import numpy as np
+
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        np.save(file, values, allow_pickle=False)
 
 
 def _without_nan(value: Any) -> Any:

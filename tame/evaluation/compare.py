@@ -8,7 +8,9 @@ from dataclasses import fields, replace
 from pathlib import Path
 from typing import NamedTuple
 
+import numpy as np
 import torch
+from torch import Tensor
 from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
 
 from tame.backbones import FrozenClassifier
@@ -20,9 +22,10 @@ from tame.evaluation.processes import Processes
 from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
 from tame.evaluation.report import View, write_report
+from tame.evaluation.run import LOOKS
 from tame.evaluation.table import Table, compare, curves_of
 from tame.explainers.setup import set_up_together, spec_of
-from tame.files import folder_name, replacing
+from tame.files import folder_name, replacing, write_array
 from tame.functional.scores import scores
 from tame.options import CompareOptions, EvaluateOptions
 from tame.types import Explainer
@@ -101,28 +104,41 @@ def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
 
 
 def look(options: CompareOptions, contenders: Sequence[Contender], names: Sequence[str]) -> list[View]:
-    """Explain the first images and their three best classes by every method, to be looked at under these names."""
+    """Explain the first images and their three best classes by every method, to be looked at under these names.
+
+    What an earlier call explained is read from the runs' folders.
+    """
     classifier = contenders[0].classifier
     spec = classifier.spec
     entries, files, *_ = chosen_images(contenders[0].options, spec)
     shown = min(options.report_images, len(files))
     dataset, device = ImageListDataset(entries, Crop.of(spec.preprocessing)), classifier.mean.device
     views = []
-    for index in tqdm(range(shown), "report", unit="image"):
-        image = dataset[index]["image"].unsqueeze(0).to(device)
-        with torch.inference_mode():
+    with torch.inference_mode(), tqdm(total=shown * len(contenders), desc="report", unit="method") as bar:
+        for index in range(shown):
+            image = dataset[index]["image"].unsqueeze(0).to(device)
             best = scores(classifier.logits(image), spec.score)[0].topk(min(_LOOK_AT, spec.num_classes))
-            maps = {
-                (name, target): one.explainer(image, torch.tensor([target], device=device))[0].cpu().numpy()
-                for name, one in zip(names, contenders, strict=True)
-                for target in best.indices.tolist()
-            }
-        classes = [
-            (target, spec.class_names[target], confidence)
-            for target, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-        ]
-        views.append(View(files[index], array_to_photo(image[0].cpu()), classes, maps))
+            classes = [
+                (target, spec.class_names[target], confidence)
+                for target, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
+            ]
+            maps = {}
+            for name, one in zip(names, contenders, strict=True):
+                for target, *_ in classes:
+                    maps[name, target] = _map(one, index, image, target)
+                bar.update()
+            views.append(View(files[index], array_to_photo(image[0].cpu()), classes, maps))
     return views
+
+
+def _map(one: Contender, index: int, image: Tensor, target: int) -> np.ndarray:
+    """Explain ``target`` on the image (1, C, H, W) at ``index``, or read the map (h, w) that an earlier call left."""
+    path = Path(one.options.out) / LOOKS / f"{index}-{target}.npy"
+    if not path.is_file():
+        found = one.explainer(image, torch.tensor([target], device=image.device))
+        write_array(path, found[0].float().cpu().numpy())
+    values: np.ndarray = np.load(path, allow_pickle=False)
+    return values
 
 
 def _split(methods: str) -> list[str]:

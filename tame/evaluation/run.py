@@ -36,6 +36,7 @@ from tame.versions import versions
 
 SETTINGS = "settings.json"
 PARTS = "parts"
+LOOKS = "looks"  # maps that a report shows
 
 
 def run_evaluation(
@@ -154,12 +155,15 @@ def _claim(out: Path, settings: dict[str, Any]) -> None:
     if _parts(out) or (out / SUMMARY).is_file():  # something is measured
         check_same_settings(path, settings)
     else:
+        _clear(out)
         write_json(path, settings)
 
 
 def _clear(out: Path) -> None:
     """Remove what an earlier run left, and nothing else."""
-    shutil.rmtree(out / PARTS, ignore_errors=True)
+    for folder in (out / PARTS, out / LOOKS):
+        if folder.is_dir():
+            shutil.rmtree(folder)
     for name in (SUMMARY, ROWS, SETTINGS):  # the settings last: what is measured belongs to some
         (out / name).unlink(missing_ok=True)
 

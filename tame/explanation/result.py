@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from tame.files import replacing
+from tame.files import replacing, write_array
 from tame.visualize import figure, overlay
 
 _ALONE, _BESIDE = 600, 400  # side, pixels, of a single panel and of one among several
@@ -65,7 +65,7 @@ class Explanation:
         name = f"{Path(self.file).stem if self.file else 'explanation'}.{self.target}"
         path = Path(folder) / f"{name}.overlay.png"
         _write_picture(path, _picture([self]))
-        _write_map(Path(folder) / f"{name}.npy", self.map)
+        write_array(Path(folder) / f"{name}.npy", self.map)
         return path
 
     def entry(self, map_file: str, overlay_file: str) -> dict[str, Any]:
@@ -108,7 +108,7 @@ def write_image(out: Path, name: str, explanations: Sequence[Explanation]) -> li
     entries = []
     for explanation in explanations:
         map_file = f"{name}.{explanation.target}.npy"
-        _write_map(out / map_file, explanation.map)
+        write_array(out / map_file, explanation.map)
         entries.append(explanation.entry(map_file, overlay_file))
     return entries
 
@@ -116,8 +116,3 @@ def write_image(out: Path, name: str, explanations: Sequence[Explanation]) -> li
 def _write_picture(path: Path, picture: Image.Image) -> None:
     with replacing(path) as temporary:
         picture.save(temporary, format="PNG")
-
-
-def _write_map(path: Path, values: np.ndarray) -> None:
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values)

@@ -16,6 +16,7 @@ from tame.evaluation import compare as module
 from tame.evaluation.compare import run_comparison
 from tame.evaluation.published import published_table
 from tame.evaluation.records import read_run
+from tame.explainers.cams import GradCAM
 from tame.model import ExplainedClassifier
 from tame.options import CompareOptions
 
@@ -76,6 +77,25 @@ def test_the_report_shows_the_asked_images(toy_backbone: str, photographs: Path,
     run_comparison(options(toy_backbone, photographs, tmp_path, report=str(tmp_path / "page"), report_images=2))
     page = (tmp_path / "page" / "report.html").read_text(encoding="utf-8")
     assert "gradcam" in page and page.count("data:image/jpeg") == 2
+
+
+def test_what_a_report_shows_is_explained_once(
+    toy_backbone: str, photographs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = options(toy_backbone, photographs, tmp_path, report=str(tmp_path / "page"), report_images=2)
+    run_comparison(asked)
+    page, kept = tmp_path / "page" / "report.html", sorted((tmp_path / "gradcam" / "looks").iterdir())
+    assert len(kept) == 2 * 3
+    first = page.read_bytes()
+    with monkeypatch.context() as patch:
+        patch.setattr(GradCAM, "explain", lambda *_: pytest.fail("explained again"))
+        run_comparison(asked)
+        assert page.read_bytes() == first
+        kept[0].unlink()
+        with pytest.raises(pytest.fail.Exception, match="explained again"):
+            run_comparison(asked)
+    run_comparison(replace(asked, report="", resume=False))
+    assert not kept[1].exists()
 
 
 def test_changes_of_a_method_stand_in_the_table(toy_backbone: str, photographs: Path, tmp_path: Path) -> None:
