@@ -194,13 +194,14 @@ class EvaluateOptions(MethodOptions, DataOptions, CommonOptions):
         return _chosen("--map-scaling", self.map_scaling, MapScaling)
 
 
-def _chosen(option: str, text: str, known: Any) -> tuple[Any, ...]:
-    """Return the names in ``text``, each once and one of the literal type ``known``."""
+def _chosen(option: str, text: str, known: Any = None) -> tuple[Any, ...]:
+    """Return the names in ``text``, each once, and one of the literal type ``known`` where there is one."""
     from tame.checks import InputError
 
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or len(set(names)) < len(names) or not set(names) <= set(get_args(known)):
-        raise InputError(f"expected {option} of {', '.join(get_args(known))}, separated by commas, got {text!r}")
+    names, allowed = tuple(name.strip() for name in text.split(",") if name.strip()), get_args(known)
+    if not names or len(set(names)) < len(names) or (allowed and not set(names) <= set(allowed)):
+        what = ", ".join(allowed) or "different names"
+        raise InputError(f"expected {option} of {what}, separated by commas, got {text!r}")
     return names
 
 
@@ -220,6 +221,10 @@ class CompareOptions(EvaluateOptions):
     reference: str = ""
     report: str = ""
     report_images: int = 12
+
+    def asked_methods(self) -> tuple[str, ...]:
+        """Return the asked methods, each with its checkpoint where it has one."""
+        return _chosen("--methods", self.methods)
 
 
 @dataclass
@@ -247,21 +252,11 @@ class ExplainOptions(MethodOptions, CommonOptions):
 
     def backbones(self) -> tuple[str, ...]:
         """Return the asked backbones."""
-        return _different("--backbone", self.backbone)
+        return _chosen("--backbone", self.backbone)
 
     def methods(self) -> tuple[str, ...]:
         """Return the asked methods."""
-        return _different("--method", self.method)
-
-
-def _different(option: str, text: str) -> tuple[str, ...]:
-    """Return the names in ``text``, each once."""
-    from tame.checks import InputError
-
-    names = tuple(name.strip() for name in text.split(",") if name.strip())
-    if not names or len(set(names)) < len(names):
-        raise InputError(f"expected {option} of different names, separated by commas, got {text!r}")
-    return names
+        return _chosen("--method", self.method)
 
 
 @dataclass

@@ -96,9 +96,9 @@ def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
 
     A method with a checkpoint is written ``lcam_img@FOLDER``.
     """
-    asked = [_of_one_method(options, text, out) for text in _split(options.methods)]
+    asked = [_of_one_method(options, text, out) for text in options.asked_methods()]
     if len({one.out for one in asked}) < len(asked):
-        raise InputError(f"expected different methods, got {options.methods!r}")
+        raise InputError(f"expected --methods with folders of different names, got {options.methods!r}")
     setups = set_up_together([(one, one) for one in asked], device)
     return [Contender(one, setup.classifier, setup.explainer) for one, setup in zip(asked, setups, strict=True)]
 
@@ -139,13 +139,6 @@ def _map(one: Contender, index: int, image: Tensor, target: int) -> np.ndarray:
         write_array(path, found[0].float().cpu().numpy())
     values: np.ndarray = np.load(path, allow_pickle=False)
     return values
-
-
-def _split(methods: str) -> list[str]:
-    names = [name.strip() for name in methods.split(",") if name.strip()]
-    if not names:
-        raise InputError("expected --methods separated by commas, got none; see `tame list methods`")
-    return names
 
 
 def _of_one_method(options: CompareOptions, text: str, out: Path) -> EvaluateOptions:

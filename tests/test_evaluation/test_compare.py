@@ -66,8 +66,10 @@ def test_a_method_that_cannot_serve_is_refused_before_any_work(
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="gradcam,transformer_lrp"))
     with pytest.raises(InputError, match="unknown method 'gradcan'"):
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="centre,gradcan"))
-    with pytest.raises(InputError, match="expected different methods"):
+    with pytest.raises(InputError, match="expected --methods of different names, separated by commas, got"):
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="centre,centre"))
+    with pytest.raises(InputError, match="expected --methods with folders of different names, got 'ttame@a/x,ttame@b/"):
+        run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="ttame@a/x,ttame@b/x"))
     with pytest.raises(InputError, match=r"expected --reference among several methods \(gradcam, centre\), got 'rise'"):
         run_comparison(options(toy_backbone, photographs, tmp_path / "out", methods="gradcam,centre", reference="rise"))
     assert not (tmp_path / "out").exists()
