@@ -80,8 +80,8 @@ def means_something(run: Run, measure: Measure) -> bool:
 
 
 def classifier_of(settings: Mapping[str, Any]) -> str:
-    """Return backbone and weights, such as ``vgg16 (IMAGENET1K_V1)``."""
-    return f"{settings['backbone']} ({settings['weights']})"
+    """Return backbone and weights, such as ``vgg16 (IMAGENET1K_V1)``; of weights from a file its name."""
+    return f"{settings['backbone']} ({Path(settings['weights']).name})"
 
 
 def images_of(run: Run) -> str:

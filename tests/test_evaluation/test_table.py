@@ -154,6 +154,11 @@ def test_a_layer_that_was_asked_for_is_said(tmp_path: Path) -> None:
     assert mixed.notes == ["gradcam: CAM layer features.3.", "scorecam: CAM layer features.3."]
 
 
+def test_weights_from_a_file_go_by_its_name(tmp_path: Path) -> None:
+    table = build_table([make_run(tmp_path / "run", "ttame", HALF, weights="/somewhere/deep/mine.pth")])
+    assert table.caption.startswith("toy (mine.pth), ")
+
+
 def test_reproducible(tmp_path: Path) -> None:
     drawn = np.random.default_rng(0).uniform(0.1, 0.9, (2, 30)).tolist()
     runs = [make_run(tmp_path / "a", "gradcam", drawn[0]), make_run(tmp_path / "b", "ttame", drawn[1])]
