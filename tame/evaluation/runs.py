@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -57,21 +58,26 @@ def method_of(run: Run) -> str:
 
 def names_of(runs: Sequence[Run]) -> list[str]:
     """Name runs by method, and where a method occurs twice by the end of its folder that tells them apart too."""
-    methods = [method_of(run) for run in runs]
-    names = []
-    for run, method in zip(runs, methods, strict=True):
-        others = [one.folder for one, same in zip(runs, methods, strict=True) if same == method and one is not run]
-        names.append(f"{method} ({_told_apart(run.folder, others)})" if others else method)
+    names = methods = [method_of(run) for run in runs]
+    for method, times in Counter(methods).items():
+        if times > 1:
+            places = [place for place, name in enumerate(methods) if name == method]
+            ends = _ends([runs[place].folder for place in places])
+            short = [end.removeprefix(f"{method}-") for end in ends]  # a comparison's folders begin with the method
+            told = dict(zip(places, short if len(set(short)) == times else ends, strict=True))
+            names = [f"{name} ({told[place]})" if place in told else name for place, name in enumerate(names)]
     return names
 
 
-def _told_apart(folder: Path, others: Sequence[Path]) -> str:
-    """Return the shortest end of a path that none of the others has."""
-    parts = folder.parts
-    for count in range(1, len(parts)):
-        if all(other.parts[-count:] != parts[-count:] for other in others):
-            return str(Path(*parts[-count:]))
-    return str(folder)
+def _ends(folders: Sequence[Path]) -> list[str]:
+    """Return the shortest end of each path that none of the others has."""
+    ends = []
+    for place, folder in enumerate(folders):
+        others = [*folders[:place], *folders[place + 1 :]]
+        tails = (folder.parts[-count:] for count in range(1, len(folder.parts)))
+        unique = (tail for tail in tails if all(other.parts[-len(tail) :] != tail for other in others))
+        ends.append(str(Path(*next(unique, folder.parts))))
+    return ends
 
 
 def means_something(run: Run, measure: Measure) -> bool:

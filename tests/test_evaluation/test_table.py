@@ -119,16 +119,20 @@ def test_only_counted_images_enter(tmp_path: Path) -> None:
     assert comparison is not None and comparison.difference == pytest.approx(-20) and comparison.verdict == "win"
 
 
-def test_the_same_method_twice(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name, "ttame", HALF) for name in ("first", "second")]
-    table = build_table(runs, reference="second")
-    assert [entry.name for entry in table.entries] == ["ttame (first)", "ttame (second)"]
+@pytest.mark.parametrize(
+    ("folders", "names"),
+    [
+        (["first", "second"], ["first", "second"]),
+        (["a/x", "b/x", "y"], ["a/x", "b/x", "y"]),
+        (["ttame-x", "ttame-y"], ["x", "y"]),
+        (["ttame-x", "x"], ["ttame-x", "x"]),
+    ],
+)
+def test_the_same_method_several_times(tmp_path: Path, folders: list[str], names: list[str]) -> None:
+    runs = [make_run(tmp_path / folder, "ttame", HALF) for folder in folders]
+    table = build_table([*runs, make_run(tmp_path / "other", "rise", HALF)], reference=str(runs[1]))
+    assert [entry.name for entry in table.entries] == [*(f"ttame ({name})" for name in names), "rise"]
     assert table.reference == 1
-
-
-def test_the_same_method_in_folders_of_the_same_name(tmp_path: Path) -> None:
-    runs = [make_run(tmp_path / name, "ttame", HALF) for name in ("a/x", "b/x", "y")]
-    assert [entry.name for entry in build_table(runs).entries] == ["ttame (a/x)", "ttame (b/x)", "ttame (y)"]
 
 
 def test_what_was_made_smaller_is_said(tmp_path: Path) -> None:
