@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 from tame import __version__
 from tame.arguments import Command, parse
 from tame.checks import InputError
+from tame.memory import keep_memory
 from tame.options import (
     CompareOptions,
     EvaluateOptions,
@@ -56,6 +57,7 @@ def run_command(name: str, arguments: Sequence[str], defaults: Any = None) -> in
     """
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr, force=True)
     command = COMMANDS[name]
+    keep_memory()
     try:
         return command.run(parse(command, name, arguments, defaults))
     except InputError as error:

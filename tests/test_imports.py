@@ -16,7 +16,10 @@ PACKAGE = Path(tame.__file__).parent
 
 # A module imports from its own group, from layers below, and, in layers whose members know one another, from these.
 LAYERS: list[tuple[set[str], bool]] = [
-    ({"types", "checks", "registry", "presets", "options", "versions", "devices", "files", "user_code"}, True),
+    (
+        {"types", "checks", "registry", "presets", "options", "versions", "devices", "files", "memory", "user_code"},
+        True,
+    ),
     ({"functional"}, False),
     ({"backbones", "attention", "metrics", "data"}, False),
     ({"model", "loss", "checkpoint", "published", "importing", "visualize"}, True),
