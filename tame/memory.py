@@ -14,8 +14,8 @@ def keep_memory() -> bool:
 
     glibc maps every block above 32 MiB anew and unmaps it after use, so each of its pages costs a fault each time; a
     feature map of a few images is as large as that. Kept memory makes classifying and training on the CPU quicker
-    (`benchmarks/memory.py`); the process holds on to the most that it ever used. Processes that were forked are meant
-    too. ``TAME_KEEP_MEMORY=0`` in the environment leaves everything as it is.
+    (`benchmarks/memory.py`); the process holds on to the most that it ever used, and so do those forked from it.
+    ``TAME_KEEP_MEMORY=0`` in the environment leaves everything as it is.
 
     Returns:
         Whether it was done: False for another C library, or as the environment says.

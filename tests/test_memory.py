@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 
 import pytest
 
+from tame import cli, memory
+
 COUNT_FAULTS = """
 import resource
-import sys
 import torch
 from tame.memory import keep_memory
 
@@ -32,16 +34,20 @@ def faults(keep: str) -> tuple[bool, int]:
     return bool(done), number
 
 
-@pytest.mark.skipif(not sys.platform.startswith("linux"), reason="about Linux's C library")
+@pytest.mark.skipif(platform.libc_ver()[0] != "glibc", reason="about glibc")
 def test_large_tensors_fault_their_pages_in_once() -> None:
     (kept, few), (left, many) = faults("1"), faults("0")
     assert not left and kept
     assert few * 10 < many
 
 
-def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    from tame import memory
+def test_every_command_keeps_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    called = []
+    monkeypatch.setattr(cli, "keep_memory", lambda: called.append("keep"))
+    assert cli.run_command("list", ["metrics"]) == 0 and called == ["keep"]
 
+
+def test_other_systems_are_left_alone(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.delenv("TAME_KEEP_MEMORY", raising=False)
     monkeypatch.setattr(memory.sys, "platform", "darwin")
     assert not memory.keep_memory()
