@@ -24,8 +24,8 @@ from pathlib import Path
 import torch
 
 from tame.attention import TAME
+from tame.attention.model import ExplainedClassifier
 from tame.backbones import load_backbone
-from tame.model import ExplainedClassifier
 from tests.literal import literal_class_maps
 
 BACKBONES = ("efficientnet_lite0", "resnet50")

@@ -25,8 +25,9 @@ from pytorch_grad_cam import AblationCAM, GradCAM, GradCAMPlusPlus, ScoreCAM
 from pytorch_grad_cam.utils.model_targets import ClassifierOutputTarget
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier, load_backbone
-from tame.backbones.passes import PassCounter
+from tame.backbones import load_backbone
+from tame.classifier import FrozenClassifier
+from tame.classifier.cost import PassCounter
 from tame.explainers import build_explainer
 from tame.explainers.rise import RISE
 from tame.options import MethodOptions

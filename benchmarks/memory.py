@@ -1,4 +1,4 @@
-"""Whole commands with and without kept memory (`tame.memory`), in turns, each in a process of its own.
+"""Whole commands with and without kept memory (`tame.utils.memory`), in turns, each in a process of its own.
 
 It times `tame evaluate --method gradcam --metrics ad-ic,road` and an epoch of `tame train` with EfficientNet-Lite0 on
 the CPU, start of the process included, and shows seconds, seconds of the system alone, and the most memory used. A
@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tame.explanation import bundled_photographs
+from tame.inference import bundled_photographs
 
 IMAGES = 96
 
@@ -50,7 +50,7 @@ def cost_of(command: list[str], keep: bool) -> Cost:
     environment = os.environ | {"TAME_KEEP_MEMORY": str(int(keep)), "LIST": ""}
     started = time.perf_counter()
     process = subprocess.Popen(
-        [sys.executable, "-m", "tame.cli", *command],
+        [sys.executable, "-m", "tame", *command],
         env=environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,

@@ -28,16 +28,16 @@ import torch
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
+from tame.classifier import FrozenClassifier
 from tame.data import Crop, load_image, walk_images
 from tame.explainers.setup import set_up
-from tame.explanation import bundled_photographs
 from tame.functional.imputation import impute
 from tame.functional.masking import scale_and_upsample
 from tame.functional.removal import remove_exactly
+from tame.inference import bundled_photographs
 from tame.options import CommonOptions, MethodOptions
-from tame.perturb import PassRows
-from tame.perturb.imputed import ORDERS, REMOVES
+from tame.perturbations import PassRows
+from tame.perturbations.imputed import ORDERS, REMOVES
 from tests.literal_road import direct_imputation
 
 BATCH = 8

@@ -7,7 +7,7 @@ The same as `tame explain`, with the three best classes side by side by default.
 
 import sys
 
-from tame.cli import run_command
+from tame.cli.main import run_command
 from tame.options import ExplainOptions
 
 RECIPE = ExplainOptions(top=3, out="explanations/print_mask")

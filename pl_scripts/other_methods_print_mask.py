@@ -9,7 +9,7 @@ a CPU; --rise-masks 500 is quicker.
 
 import sys
 
-from tame.cli import run_command
+from tame.cli.main import run_command
 from tame.options import ExplainOptions
 
 RECIPE = ExplainOptions(

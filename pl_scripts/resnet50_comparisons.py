@@ -10,7 +10,7 @@ images of ImageNet's validation set. T-TAME comes from the checkpoint that the t
 
 import sys
 
-from tame.cli import run_command
+from tame.cli.main import run_command
 from tame.options import CompareOptions
 
 RECIPE = CompareOptions(

@@ -9,7 +9,7 @@ small data only. Every option of `tame train` works; without a CUDA device it ru
 
 import sys
 
-from tame.cli import run_command
+from tame.cli.main import run_command
 from tame.options import TrainOptions
 
 RECIPE = TrainOptions(

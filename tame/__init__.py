@@ -9,35 +9,33 @@ from typing import TYPE_CHECKING, Any
 __version__ = "0.1.0"
 
 _HOMES = {
-    "Backbone": "tame.backbones",
-    "BackboneSpec": "tame.backbones",
-    "Explanation": "tame.explanation",
-    "FrozenClassifier": "tame.backbones",
-    "Preprocessing": "tame.backbones",
+    "BackboneSpec": "tame.classifier",
+    "Explanation": "tame.inference",
+    "FrozenClassifier": "tame.classifier",
+    "Preprocessing": "tame.classifier",
     "TAME": "tame.attention",
-    "TokenLayout": "tame.backbones",
-    "evaluate": "tame.evaluation",
-    "explain": "tame.explanation",
-    "load_attention": "tame.checkpoint",
+    "TokenLayout": "tame.classifier",
+    "evaluate": "tame.evaluation.evaluate",
+    "explain": "tame.inference",
+    "load_attention": "tame.checkpoints.native",
     "load_backbone": "tame.backbones",
-    "save_attention": "tame.checkpoint",
+    "save_attention": "tame.checkpoints.native",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the table above
 
 if TYPE_CHECKING:  # the same table for type checkers
     from tame.attention import TAME as TAME
-    from tame.backbones import Backbone as Backbone
-    from tame.backbones import BackboneSpec as BackboneSpec
-    from tame.backbones import FrozenClassifier as FrozenClassifier
-    from tame.backbones import Preprocessing as Preprocessing
-    from tame.backbones import TokenLayout as TokenLayout
     from tame.backbones import load_backbone as load_backbone
-    from tame.checkpoint import load_attention as load_attention
-    from tame.checkpoint import save_attention as save_attention
-    from tame.evaluation import evaluate as evaluate
-    from tame.explanation import Explanation as Explanation
-    from tame.explanation import explain as explain
+    from tame.checkpoints.native import load_attention as load_attention
+    from tame.checkpoints.native import save_attention as save_attention
+    from tame.classifier import BackboneSpec as BackboneSpec
+    from tame.classifier import FrozenClassifier as FrozenClassifier
+    from tame.classifier import Preprocessing as Preprocessing
+    from tame.classifier import TokenLayout as TokenLayout
+    from tame.evaluation.evaluate import evaluate as evaluate
+    from tame.inference import Explanation as Explanation
+    from tame.inference import explain as explain
 
 
 def __getattr__(name: str) -> Any:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
-from tame.registry import Registry
 from tame.types import LossForm, MaskingKind
+from tame.utils.registry import Registry
 
 
 @dataclass(frozen=True)
@@ -15,15 +15,15 @@ class Preset:
 
     Attributes:
         name: ``paper``, ``released`` or ``tame``.
-        layers: Name of the tap set of the backbone's spec.
+        layers: Name of the layer set of the backbone's spec.
         init: How the attention mechanism starts.
         trainable: ``all`` of the mechanism, or one fusion row that all classes share (``shared``).
-        loss: Form of the loss, see `tame.loss.AttentionLoss`.
+        loss: Form of the loss, see `tame.attention.loss.AttentionLoss`.
         other_classes: Which other classes' maps enter the loss: drawn at ``random`` per image, or the
             predicted classes of the whole ``batch``.
         crop: Training crop: at the ``centre``, ``random``, or ``released`` (centre for feature maps, random
             with flip for tokens).
-        output_size: Side of the class maps: of the ``largest`` tap, or the ``first`` tap's, at most 56.
+        output_size: Side of the class maps: of the ``largest`` feature map, or the ``first`` one's, at most 56.
         batch_size: Images per optimiser step.
         epochs: Passes over the training list.
         max_lr: Peak of the one-cycle schedule.
@@ -56,6 +56,10 @@ class Preset:
     road_space: Literal["image", "network"]
     road_reading: Literal["confidence", "kept"]
     rise_weights: Literal["confidence", "logit"]
+
+    def method_arguments(self, method: str) -> dict[str, Any]:
+        """Return the arguments of an explanation method that this preset sets."""
+        return {"weights": self.rise_weights} if method == "rise" else {}
 
 
 _PAPER = Preset(

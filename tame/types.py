@@ -22,6 +22,8 @@ LossForm = Literal["paper", "released", "ranked", "cross-entropy"]
 MaskedPart = Literal["image", "features"]
 Interpolation = Literal["bilinear", "bicubic"]
 ScoreKind = Literal["softmax", "sigmoid"]
+DeviceName = Literal["auto", "cpu", "cuda", "mps"]
+Precision = Literal["auto", "32", "16-mixed", "bf16-mixed"]
 
 
 class ClassifierOutput(NamedTuple):

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import nn
 
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 
 
 def brightness_classifier(

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 
 CASES = {  # name: kind of network, layer
     "cnn_stage3": ("cnn", "stage3"),

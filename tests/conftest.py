@@ -14,7 +14,8 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tame.backbones import BACKBONES, FrozenClassifier
+from tame.backbones import BACKBONES
+from tame.classifier import FrozenClassifier
 from toys import TOY_SPECS, seeded
 
 REPOSITORY = Path(__file__).resolve().parent.parent

@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from tame.evaluation.records import ROWS, SUMMARY, read_rows, summarise, write_rows, write_summary
-from tame.perturb.names import causal_name, imputed_name, masked_name
+from tame.perturbations.names import causal_name, imputed_name, masked_name
 
 AD_IC: dict[str, Any] = {
     "metrics": ["ad-ic"],

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset
 
-from tame.backbones import FrozenClassifier
+from tame.classifier import FrozenClassifier
 from tame.data import Batch
 from tame.data.dataset import Sample
 from tame.evaluation import Plan, Summary, run_evaluation

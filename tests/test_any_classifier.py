@@ -16,20 +16,21 @@ from PIL import Image
 from torch import Tensor, nn
 
 from tame.attention import build_attention
-from tame.backbones import BACKBONES, BackboneSpec, FrozenClassifier, Preprocessing, load_backbone
-from tame.checkpoint import describe, load_attention, read_metadata
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
+from tame.backbones import BACKBONES, load_backbone
+from tame.checkpoints.native import describe, load_attention, read_metadata
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.data import Crop, load_image
 from tame.evaluation import read_run
-from tame.evaluation.compare import run_comparison
 from tame.explainers import EXPLAINERS, build_explainer
 from tame.explainers.learned import LEARNED
-from tame.explanation import explain, explain_files
-from tame.explanation.one import Method, explain_batch, see
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
+from tame.inference import explain, explain_files
+from tame.inference.one import Method, explain_batch, see
 from tame.options import CompareOptions, MethodOptions, TrainOptions
-from tame.perturb import MaskedInputs, perturbed_scores, plain_scores
-from tame.training.run import train
+from tame.perturbations import MaskedInputs, perturbed_scores, plain_scores
+from tame.reporting.compare import run_comparison
+from tame.training.train import train
 from toys import TOY_SPECS, ToyCNN, seeded
 
 HEIGHT, WIDTH = 24, 40

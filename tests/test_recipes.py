@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 
 from tame.backbones import BACKBONES
-from tame.cli import run_command
+from tame.cli.main import run_command
 from tame.explainers import EXPLAINERS
 from tame.options import CompareOptions, ExplainOptions, TrainOptions
 from tame.presets import PRESETS
@@ -66,9 +66,11 @@ def test_masks_of_other_methods_are_printed_beside_t_tames():
 def test_the_command_line_overrides_a_recipe(monkeypatch):
     seen = []
     recipe = load(next(path for path in SCRIPTS if path.stem == "vgg16_TAME")).RECIPE
-    train = sys.modules["tame.cli"].COMMANDS["train"]
+    train = sys.modules["tame.cli.main"].COMMANDS["train"]
     monkeypatch.setitem(
-        sys.modules["tame.cli"].COMMANDS, "train", type(train)(train.help, train.options, lambda o: seen.append(o) or 0)
+        sys.modules["tame.cli.main"].COMMANDS,
+        "train",
+        type(train)(train.help, train.options, lambda o: seen.append(o) or 0),
     )
     assert run_command("train", ["--epochs", "1", "--lr=0.5"], recipe) == 0
     assert (seen[0].epochs, seen[0].lr, seen[0].backbone, seen[0].batch_size) == (1, 0.5, "vgg16", 32)

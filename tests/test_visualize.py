@@ -9,8 +9,8 @@ from matplotlib import colormaps, rcParams
 from matplotlib.figure import Figure
 from PIL import Image
 
-from tame.checks import InputError
 from tame.functional.masking import upsample
+from tame.utils.checks import InputError
 from tame.visualize import PANELS, RoadCurves, figure, grid, learning_rate_curve, overlay, road_curves
 from tame.visualize.curves import styles
 from tame.visualize.pictures import _font, _wrapped

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
 
 
 class ToyCNN(nn.Module):

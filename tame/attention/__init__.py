@@ -8,7 +8,7 @@ from torch import nn
 
 from tame.attention.lcam import LCAM, LCAM_FORMS
 from tame.attention.mechanism import TAME
-from tame.registry import Registry
+from tame.utils.registry import Registry
 
 __all__ = ["ATTENTIONS", "LCAM", "LCAM_FORMS", "OLD_NAMES", "TAME", "build_attention"]
 

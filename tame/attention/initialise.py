@@ -10,7 +10,7 @@ from torch import Tensor, nn
 
 from tame.attention.lcam import LCAM
 from tame.attention.mechanism import TAME
-from tame.checks import InputError
+from tame.utils.checks import InputError
 
 _HEADROOM = 1.25
 """How far features are lifted, in units of the lowest value of each channel that was seen."""

@@ -7,8 +7,8 @@ from typing import NamedTuple
 
 from torch import Tensor, nn
 
-from tame.checks import InputError
 from tame.types import MaskedPart
+from tame.utils.checks import InputError
 
 
 class LCAMForm(NamedTuple):

@@ -9,8 +9,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from tame.checks import InputError
 from tame.types import MaskedPart
+from tame.utils.checks import InputError
 
 _RELEASED_LARGEST_SIDE = 56
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import ResNet50_Weights
 
-from tame.backbones.spec import BackboneSpec, Preprocessing
+from tame.classifier.spec import BackboneSpec, Preprocessing
 
 
 def _build() -> nn.Module:

@@ -12,24 +12,24 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from tame.backbones.describe import describe, resolve_layers, with_given
 from tame.backbones.efficientnet_lite import EFFICIENTNET_LITE0
-from tame.backbones.frozen import FrozenClassifier
-from tame.backbones.given import Given
-from tame.backbones.outputs import with_output
-from tame.backbones.spec import BackboneSpec
 from tame.backbones.spec_files import SUFFIXES, read_spec_file
 from tame.backbones.timm import PREFIX as TIMM
 from tame.backbones.timm import timm_spec
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
-from tame.checks import InputError
-from tame.registry import Registry
-from tame.user_code import import_function
+from tame.classifier.frozen import FrozenClassifier
+from tame.classifier.outputs import with_output
+from tame.classifier.probing.infer_spec import infer_spec, resolve_layers, with_overrides
+from tame.classifier.probing.overrides import SpecOverrides
+from tame.classifier.spec import BackboneSpec
+from tame.utils.checks import InputError
+from tame.utils.imports import import_function
+from tame.utils.registry import Registry
 
 OWN = "own"
 """Name of the weights that a user's function brings along."""
 
-_NOTHING = Given()
+_NOTHING = SpecOverrides()
 
 BACKBONES = Registry[BackboneSpec]("backbone")
 BACKBONES.register(EFFICIENTNET_LITE0.name)(EFFICIENTNET_LITE0)
@@ -37,77 +37,79 @@ for _name in torchvision_names():
     BACKBONES.register(_name)(torchvision_spec(_name))
 
 
-def find_spec(backbone: str, given: Given = _NOTHING) -> BackboneSpec:
+def find_spec(backbone: str | Path, overrides: SpecOverrides = _NOTHING) -> BackboneSpec:
     """Return the spec of a classifier.
 
     Args:
         backbone: A name of `BACKBONES`, ``timm:NAME``, ``package.module:function`` (also from the working folder; the
             function returns an nn.Module), or a spec file, see `tame.backbones.spec_files`.
-        given: What is known of it beside that; it comes before what a spec file says.
+        overrides: What is known of it beside that; it comes before what a spec file says.
 
     Raises:
-        InputError: For a backbone that does not exist, or contradicts what is given.
+        InputError: For a backbone that does not exist, or contradicts what is overrides.
     """
-    path = Path(backbone)
+    backbone, path = str(backbone), Path(backbone)
     if path.suffix in SUFFIXES:
-        return _spec_of_file(path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0, given)
-    return _spec_of_code(backbone, given) if ":" in backbone else _spec_of(backbone, given, {})
+        return _spec_of_file(path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0, overrides)
+    return _spec_of_code(backbone, overrides) if ":" in backbone else _spec_of(backbone, overrides, {})
 
 
 @lru_cache  # a network is built to be described: once
-def _spec_of_code(backbone: str, given: Given) -> BackboneSpec:
-    return _spec_of(backbone, given, {})
+def _spec_of_code(backbone: str, overrides: SpecOverrides) -> BackboneSpec:
+    return _spec_of(backbone, overrides, {})
 
 
 @lru_cache
-def _spec_of_file(path: Path, _changed: int, given: Given) -> BackboneSpec:
+def _spec_of_file(path: Path, _changed: int, overrides: SpecOverrides) -> BackboneSpec:
     file = read_spec_file(path)
-    known = given.over(file.given)
+    known = overrides.over(file.overrides)
     spec = replace(_spec_of(file.builder, known, file.arguments), name=file.name)
-    if known.weights:
-        return replace(spec, weights={known.weights: lambda: read_state_dict(Path(known.weights), spec)})
+    if weights := known.weights:
+        return replace(spec, weights={weights: lambda: read_state_dict(Path(weights), spec)})
     return spec
 
 
-def _spec_of(builder: str, given: Given, arguments: Mapping[str, Any]) -> BackboneSpec:
+def _spec_of(builder: str, overrides: SpecOverrides, arguments: Mapping[str, Any]) -> BackboneSpec:
     """Return the spec of what ``builder`` builds, with what is given in its place."""
     if builder.startswith(TIMM):
-        spec = timm_spec(builder.removeprefix(TIMM), given, arguments)
+        spec = timm_spec(builder.removeprefix(TIMM), overrides, arguments)
     elif ":" in builder:
         function = import_function(builder, "builder of a network")
-        spec = describe(builder, partial(function, **arguments), given, weights={OWN: lambda: None})
+        spec = infer_spec(builder, partial(function, **arguments), overrides, weights={OWN: lambda: None})
     elif builder in torchvision_names():
-        spec = torchvision_spec(builder, given, arguments)
+        spec = torchvision_spec(builder, overrides, arguments)
     else:
         spec = BACKBONES.get(builder)
-        if arguments or given.num_classes not in (0, spec.num_classes):
+        if arguments or overrides.num_classes not in (None, spec.num_classes):
             raise InputError(f"expected {builder} as it is, with {spec.num_classes} classes and no arguments")
-    return with_given(spec, given)
+    return with_overrides(spec, overrides)
 
 
 def load_backbone(
-    backbone: str | BackboneSpec,
-    weights: str = "",
-    layers: str | Sequence[str] = "proposed",
-    given: Given = _NOTHING,
+    backbone: str | Path | BackboneSpec,
+    weights: str | Path | None = None,
+    layers: str | Sequence[str] | None = None,
+    overrides: SpecOverrides = _NOTHING,
 ) -> FrozenClassifier:
     """Build a frozen classifier.
 
     Args:
         backbone: See `find_spec`; or a spec.
         weights: Name of published weights, path of a state_dict (``.pth``, ``.pt``, ``.safetensors``; loaded
-            without executing code), or ``random``. Empty: those of the spec file, else the first published ones.
-        layers: Name of a tap set of the spec, or module names. An unlisted ``proposed`` is worked out.
-        given: What is known of the backbone, see `find_spec`.
+            without executing code), or ``random``; default: those of the spec file, otherwise the first published ones.
+        layers: Name of a layer set of the spec, or module names; default: the proposed ones.
+        overrides: What is known of the backbone, see `find_spec`.
 
     Raises:
         InputError: For an unknown name, weights that do not fit, or layers that do not exist.
     """
-    spec, module, weights = load_network(find_spec(backbone, given) if isinstance(backbone, str) else backbone, weights)
-    return FrozenClassifier(spec, module, resolve_layers(spec, module, layers), weights)
+    spec = backbone if isinstance(backbone, BackboneSpec) else find_spec(backbone, overrides)
+    spec, module, name = load_network(spec, weights)
+    chosen = resolve_layers(spec, module, layers or "proposed")
+    return FrozenClassifier(spec, module, chosen, name, layers_named=layers is not None)
 
 
-def load_network(spec: BackboneSpec, weights: str = "") -> tuple[BackboneSpec, nn.Module, str]:
+def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple[BackboneSpec, nn.Module, str]:
     """Build a network and load its weights.
 
     Args:
@@ -118,14 +120,14 @@ def load_network(spec: BackboneSpec, weights: str = "") -> tuple[BackboneSpec, n
         The spec with the preprocessing of these weights, the network in eval mode, and the name of the weights.
     """
     module = spec.build().eval()
-    weights = weights or next(iter(spec.weights), "random")
-    if weights in spec.weights:
-        if (state := spec.weights[weights]()) is not None:
-            load_weights(module, state, weights)
-        spec = replace(spec, preprocessing=spec.weights_preprocessing.get(weights, spec.preprocessing))
-    elif weights != "random":
-        load_weights(module, read_state_dict(Path(weights), spec), weights)
-    return spec, with_output(spec, module), weights
+    name = str(weights) if weights else next(iter(spec.weights), "random")
+    if name in spec.weights:
+        if (state := spec.weights[name]()) is not None:
+            load_weights(module, state, name)
+        spec = replace(spec, preprocessing=spec.weights_preprocessing.get(name, spec.preprocessing))
+    elif name != "random":
+        load_weights(module, read_state_dict(Path(name), spec), name)
+    return spec, with_output(spec, module), name
 
 
 def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:

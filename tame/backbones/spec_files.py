@@ -11,9 +11,9 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped] # it ships no types
 
-from tame.backbones.given import IMAGENET, Given, read_class_names, read_size
-from tame.backbones.spec import TokenLayout
-from tame.checks import InputError
+from tame.classifier.probing.overrides import IMAGENET, SpecOverrides, read_class_names, read_size
+from tame.classifier.spec import TokenLayout
+from tame.utils.checks import InputError
 
 SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _LISTS = {"mean": float, "std": float, "layers": str, "class_names": str}
@@ -27,12 +27,12 @@ class SpecFile:
         name: What the classifier is called: the file's ``name``, else its stem.
         builder: What builds the network: anything that ``--backbone`` takes, but a file.
         arguments: For the builder.
-        given: The rest.
+        overrides: The rest.
     """
 
     name: str
     builder: str
-    given: Given
+    overrides: SpecOverrides
     arguments: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -40,14 +40,14 @@ def read_spec_file(path: Path) -> SpecFile:
     """Read a spec file.
 
     Its keys are ``builder`` (required), ``name``, ``[arguments]`` of the builder, ``[tokens]`` with ``prefix``,
-    ``grid`` and ``gate``, and those of `Given`. ``class_names`` is a list, or a file of one name per line; it and
-    ``weights`` are relative to the spec file.
+    ``grid`` and ``gate``, and those of `SpecOverrides`. ``class_names`` is a list, or a file of one name per line; it
+    and ``weights`` are relative to the spec file.
 
     Raises:
         InputError: If it cannot be read; for an unknown key, with the known ones; for a value of another kind.
     """
     content = dict(_parse(path))
-    known = {"name", "builder", "arguments", *(one.name for one in fields(Given))}
+    known = {"name", "builder", "arguments", *(one.name for one in fields(SpecOverrides))}
     if unknown := sorted(content.keys() - known):
         raise InputError(f"unknown {', '.join(unknown)} in {path}; known: {', '.join(sorted(known))}")
     if not isinstance(content.get("builder"), str):
@@ -57,10 +57,10 @@ def read_spec_file(path: Path) -> SpecFile:
         raise InputError(f"expected arguments of the builder by name in {path}, got {arguments!r}")
     name, builder = str(content.pop("name", path.stem)), content.pop("builder")
     try:
-        given = Given(**{key: _value(key, value, path) for key, value in content.items()})
+        overrides = SpecOverrides(**{key: _value(key, value, path) for key, value in content.items()})
     except (KeyError, TypeError, ValueError) as error:
         raise InputError(f"cannot use {path}: {error}") from error
-    return SpecFile(name, builder, given, arguments)
+    return SpecFile(name, builder, overrides, arguments)
 
 
 def _parse(path: Path) -> Mapping[str, Any]:
@@ -83,7 +83,7 @@ def _parse(path: Path) -> Mapping[str, Any]:
 
 
 def _value(key: str, value: Any, path: Path) -> Any:
-    """Return the value of one key as `Given` has it."""
+    """Return the value of one key as `SpecOverrides` has it."""
     if key == "class_names" and isinstance(value, str):
         return read_class_names(value if value == IMAGENET else path.parent / value)
     if key == "weights":

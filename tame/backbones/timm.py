@@ -7,21 +7,21 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tame.backbones.describe import describe, unpublished
-from tame.backbones.given import Given, imagenet_names
-from tame.backbones.spec import BackboneSpec, Preprocessing
-from tame.checks import InputError
+from tame.classifier.probing.infer_spec import infer_spec, unpublished
+from tame.classifier.probing.overrides import SpecOverrides, imagenet_names
+from tame.classifier.spec import BackboneSpec, Preprocessing
+from tame.utils.checks import InputError
 
 PREFIX = "timm:"
 _PRETRAINED = "pretrained"
 
 
-def timm_spec(name: str, given: Given, arguments: Mapping[str, Any]) -> BackboneSpec:
+def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any]) -> BackboneSpec:
     """Describe timm's classifier ``name``; preprocessing and class names are those of its published weights.
 
     Args:
         name: As timm knows it, with or without a tag: ``resnet18``, ``resnet18.a1_in1k``.
-        given: What replaces its own.
+        overrides: What replaces its own.
         arguments: For timm's builder, besides the number of classes, of channels and the size of the input.
 
     Raises:
@@ -36,11 +36,11 @@ def timm_spec(name: str, given: Given, arguments: Mapping[str, Any]) -> Backbone
         raise InputError(f"timm has no classifier {name!r}{f'; near names: {near}' if near else ''}")
     config = timm.get_pretrained_cfg(name)
     published = config.to_dict() if config else {}
-    classes = given.num_classes or len(given.class_names) or published.get("num_classes", 0)
+    classes = overrides.count or published.get("num_classes", 0)
     if not classes:
         raise InputError(f"{PREFIX}{name} is published without classes: give --num-classes and --weights")
-    size = _size_argument(given, published, arguments)
-    options = {"num_classes": classes, **_channels(given), **size, **arguments}
+    size = _size_argument(overrides, published, arguments)
+    options = {"num_classes": classes, **_channels(overrides), **size, **arguments}
 
     def build(pretrained: bool = False) -> nn.Module:
         module: nn.Module = timm.create_model(name, pretrained=pretrained, **options)
@@ -57,20 +57,22 @@ def timm_spec(name: str, given: Given, arguments: Mapping[str, Any]) -> Backbone
 
     as_published = bool(config and config.has_weights) and classes == published.get("num_classes")
     weights = {_PRETRAINED: load} if as_published else unpublished(f"{PREFIX}{name}", classes)
-    names = given.class_names or (_class_names(published) if as_published else ())
-    known = Given(num_classes=classes, class_names=names)
-    return describe(f"{PREFIX}{name}", build, given.over(known), _preprocessing(published), weights)
+    names = overrides.class_names or (_class_names(published) if as_published else None) or None
+    known = SpecOverrides(num_classes=classes, class_names=names)
+    return infer_spec(f"{PREFIX}{name}", build, overrides.over(known), _preprocessing(published), weights)
 
 
-def _size_argument(given: Given, published: Mapping[str, Any], arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _size_argument(
+    overrides: SpecOverrides, published: Mapping[str, Any], arguments: Mapping[str, Any]
+) -> dict[str, Any]:
     """Return ``img_size`` where the input has another size than the network is built for."""
-    if not given.input_size or not published.get("fixed_input_size") or "img_size" in arguments:
+    if not overrides.input_size or not published.get("fixed_input_size") or "img_size" in arguments:
         return {}
-    return {"img_size": given.input_size}
+    return {"img_size": overrides.input_size}
 
 
-def _channels(given: Given) -> dict[str, Any]:
-    return {"in_chans": len(given.mean)} if given.mean else {}
+def _channels(overrides: SpecOverrides) -> dict[str, Any]:
+    return {"in_chans": len(overrides.mean)} if overrides.mean else {}
 
 
 def _preprocessing(published: Mapping[str, Any]) -> Preprocessing:

@@ -10,17 +10,17 @@ from typing import Any
 from torch import Tensor
 from torchvision import models
 
-from tame.backbones.describe import adapted, unpublished
-from tame.backbones.given import Given
-from tame.backbones.spec import BackboneSpec, Preprocessing, TokenLayout
-from tame.checks import InputError
+from tame.classifier.probing.infer_spec import adapted, unpublished
+from tame.classifier.probing.overrides import SpecOverrides
+from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
+from tame.utils.checks import InputError
 
 _VIT_BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
 _VIT_NORMS = tuple(f"{block}.ln_1" for block in _VIT_BLOCKS)  # the norm before attention
 _RESNET = ("layer2", "layer3", "layer4")
 _VGG = ("features.16", "features.23", "features.30")  # the max-pools
 
-_NOTHING = Given()
+_NOTHING = SpecOverrides()
 
 _KNOWN: dict[str, dict[str, object]] = {
     "vgg16": {
@@ -50,13 +50,13 @@ def torchvision_names() -> list[str]:
 
 
 def torchvision_spec(
-    name: str, given: Given = _NOTHING, arguments: Mapping[str, Any] = MappingProxyType({})
+    name: str, overrides: SpecOverrides = _NOTHING, arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> BackboneSpec:
     """Describe torchvision's classifier ``name``; preprocessing and class names come with its weights.
 
     Args:
         name: As torchvision knows it.
-        given: Its number of classes and size of input, where they are not those of the published weights.
+        overrides: Its number of classes and size of input, where they are not those of the published weights.
         arguments: For torchvision's builder.
 
     Raises:
@@ -65,14 +65,14 @@ def torchvision_spec(
     if name not in torchvision_names():
         raise InputError(f"torchvision has no classifier {name!r}")
     entries = [entry for entry in models.get_model_weights(name) if entry.meta["categories"]]
-    preprocessing = adapted(_preprocessing(entries[0]), given)
+    preprocessing = adapted(_preprocessing(entries[0]), overrides)
     class_names = tuple(entries[0].meta["categories"])
     options = _builder_options(name, preprocessing)
     patches: TokenLayout | None = None
     if "image_size" in options:  # its position embedding fits one image size only
         entries = [entry for entry in entries if _preprocessing(entry).size == preprocessing.size]
         patches = _patches(name, preprocessing)
-    count = given.num_classes or len(given.class_names)
+    count = overrides.count
     if count and count != len(class_names):
         options["num_classes"], entries = count, []
         class_names = tuple(f"class {index}" for index in range(count))
@@ -87,7 +87,7 @@ def torchvision_spec(
         weights_preprocessing={
             entry.name.lower(): own
             for entry in entries
-            if (own := adapted(_preprocessing(entry), given)) != preprocessing
+            if (own := adapted(_preprocessing(entry), overrides)) != preprocessing
         },
     )
     return replace(spec, **_KNOWN.get(name, {}))  # type: ignore[arg-type] # values of the table above

@@ -9,10 +9,10 @@ import torch
 from lightning import LightningDataModule
 from torch.utils.data import DataLoader
 
-from tame.checks import InputError
 from tame.data.dataset import EpochSampler, ImageListDataset, Sample
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind, CropValues
+from tame.utils.checks import InputError
 
 
 def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:

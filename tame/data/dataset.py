@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -13,10 +12,11 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, Sampler
 
-from tame.checks import InputError
 from tame.data.images import load_image
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop
+from tame.utils.checks import InputError
+from tame.utils.seeds import mixed_seed
 
 SampleKey = int | tuple[int, int]
 
@@ -43,11 +43,6 @@ class UnreadableImageError(InputError):
     def __init__(self, message: str) -> None:
         # torch raises a worker's error again with the worker's traceback as its message, which ends in ours
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
-
-
-def mixed_seed(*parts: int) -> int:
-    """Return a seed made of several numbers, unrelated to those of their neighbours."""
-    return int.from_bytes(hashlib.sha256(repr(parts).encode()).digest()[:7], "big")
 
 
 class ImageListDataset(Dataset[Sample]):

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tame.checks import InputError
+from tame.utils.checks import InputError
 
 
 def load_image(path: str | Path, channels: int = 3) -> Image.Image:

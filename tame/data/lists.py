@@ -12,8 +12,8 @@ from typing import NamedTuple
 
 from dotenv import dotenv_values
 
-from tame.checks import InputError
-from tame.files import replacing
+from tame.utils.checks import InputError
+from tame.utils.io import replacing
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from tame.checks import InputError, check_sides
+from tame.utils.checks import InputError, check_sides
 
 CropKind = Literal["centre", "random", "random-flip"]
 CROP_KINDS: tuple[CropKind, ...] = ("centre", "random", "random-flip")

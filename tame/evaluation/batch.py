@@ -8,13 +8,21 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.backbones.passes import PassCounter, work_of
+from tame.classifier import FrozenClassifier
+from tame.classifier.cost import PassCounter, work_of
 from tame.data import Batch
-from tame.evaluation.measures import confidence_column, kept_column
 from tame.evaluation.records import COSTS, Row
-from tame.perturb import PassRows, Perturbation, PlainScores, Stopwatch, perturbed_scores, plain_scores, usable_maps
-from tame.perturb.passes import autocast
+from tame.metrics.measures import confidence_column, kept_column
+from tame.perturbations import (
+    PassRows,
+    Perturbation,
+    PlainScores,
+    Stopwatch,
+    perturbed_scores,
+    plain_scores,
+    usable_maps,
+)
+from tame.perturbations.scoring import autocast
 
 Maps = Callable[[Tensor, Tensor, Tensor], Tensor]
 """Unscaled maps (B, h, w) of images (B, C, H, W), targets (B,) and positions in the list (B,)."""

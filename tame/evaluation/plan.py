@@ -6,12 +6,12 @@ import math
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from tame.checks import InputError
-from tame.evaluation.measures import CAUSAL
-from tame.perturb import CausalInputs, ImputedInputs, MaskedInputs, Perturbation
-from tame.perturb.causal import STEPS
-from tame.perturb.imputed import NOISE, REMOVES
+from tame.metrics.measures import CAUSAL
+from tame.perturbations import CausalInputs, ImputedInputs, MaskedInputs, Perturbation
+from tame.perturbations.causal import STEPS
+from tame.perturbations.imputed import NOISE, REMOVES
 from tame.types import MapScaling, MaskingKind, MetricName
+from tame.utils.checks import InputError
 
 METRICS: tuple[MetricName, ...] = ("ad-ic", "road", "insertion", "deletion")
 KEEPS = (1.0, 0.5, 0.15)
@@ -28,7 +28,7 @@ class Plan:
         masking: Kind of masking for AD and IC.
         ic_margin: What counts as an increase in confidence.
         removes: Fractions of the pixels that ROAD removes, each in (0, 1].
-        road_selection: See `tame.perturb.ImputedInputs`.
+        road_selection: See `tame.perturbations.ImputedInputs`.
         road_space: See there.
         road_reading: The one that the preset reports; both are always measured.
         noise: Of the imputation.

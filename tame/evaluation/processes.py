@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Any
 
-from tame.checks import InputError
+from tame.utils.checks import InputError
 
 _LONGEST_WAIT = timedelta(days=30)  # processes need not be equally quick; a dead one is noticed at once
 

@@ -12,10 +12,10 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from tame.checks import InputError
-from tame.evaluation.bootstrap import FloatArray, standard_error
-from tame.evaluation.measures import measures
-from tame.files import replacing, write_json
+from tame.functional.bootstrap import FloatArray, standard_error
+from tame.metrics.measures import measures
+from tame.utils.checks import InputError
+from tame.utils.io import replacing, write_json
 
 ROWS = "rows.csv"
 SUMMARY = "summary.json"
@@ -57,7 +57,7 @@ class Summary:
         labelled: How many images of the list have a label.
         accuracy: The classifier's own ``top1`` and ``top5`` accuracy on them, percent; empty without labels.
         cost: Means per image of `COSTS`: passes of the explainer, and seconds; and, unless it is unknown, the ``work``
-            of an explanation in plain forward passes, see `tame.backbones.passes.work_of`.
+            of an explanation in plain forward passes, see `tame.classifier.cost.work_of`.
         metrics: Estimates by name, such as ``minmax/AD_100`` or ``rank/IC_15``.
     """
 
@@ -128,7 +128,7 @@ def _number(cell: str) -> float:
 
 
 def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -> Summary:
-    """Compute the summary of a run with these settings and this work, see `tame.evaluation.measures`.
+    """Compute the summary of a run with these settings and this work, see `tame.metrics.measures`.
 
     Raises:
         InputError: If no image counts.

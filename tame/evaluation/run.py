@@ -13,8 +13,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
+from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
 from tame.evaluation.batch import BatchMeasurement, Maps
 from tame.evaluation.plan import Plan
@@ -30,9 +29,10 @@ from tame.evaluation.records import (
     write_rows,
     write_summary,
 )
-from tame.files import check_same_settings, write_json
-from tame.perturb import PassRows
-from tame.versions import versions
+from tame.perturbations import PassRows
+from tame.utils.checks import InputError
+from tame.utils.io import check_same_settings, write_json
+from tame.utils.versions import versions
 
 SETTINGS = "settings.json"
 PARTS = "parts"

@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
-from tame.explainers.lrp.adapters import class_token_grid, open_transformer
-from tame.explainers.lrp.blocks import class_token_row, exact_graph
-from tame.options import MethodOptions
+from tame.classifier import FrozenClassifier
+from tame.classifier.blocks.families import class_token_grid, open_transformer
+from tame.classifier.blocks.transformer import class_token_row, exact_graph
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
 
 
 class GenericAttention(CheckedExplainer):
@@ -32,7 +32,7 @@ class GenericAttention(CheckedExplainer):
 
     Example:
         >>> from torchvision.models import VisionTransformer
-        >>> from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+        >>> from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
         >>> layout = TokenLayout(prefix=1, grid=(2, 2))
         >>> spec = BackboneSpec("toy", VisionTransformer, Preprocessing(8, 8), ("cat", "dog"), tokens=layout)
         >>> net = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=4, mlp_dim=8, num_classes=2)
@@ -57,6 +57,13 @@ class GenericAttention(CheckedExplainer):
         return row[:, self.layout.prefix :].unflatten(1, self.layout.grid)
 
 
-@EXPLAINERS.register("chefer_generic")
-def _chefer_generic(classifier: FrozenClassifier, options: MethodOptions) -> GenericAttention:
-    return GenericAttention(classifier)
+EXPLAINERS.register("chefer_generic")(
+    Method(
+        title="Generic attention",
+        summary="gradients times attention, followed through the blocks",
+        cost="1 forward, 1 backward",
+        build=GenericAttention,
+        paper="Chefer et al., ICCV 2021",
+        transformers_only=True,
+    )
+)

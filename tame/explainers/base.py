@@ -1,39 +1,20 @@
-"""The contract of every explanation method, and the registry of their factories."""
+"""The contract of every explanation method."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
+from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.checks import check_images, check_maps, check_targets
-from tame.options import MethodOptions
-from tame.registry import Registry
-from tame.types import Explainer
-
-Factory = Callable[[FrozenClassifier, MethodOptions], Explainer]
-"""Builds an explainer for one classifier; raises `InputError` when it cannot serve that classifier."""
-
-EXPLAINERS = Registry[Factory]("method")
-
-
-def build_explainer(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-    """Build the explanation method ``options.method``, a name or ``package.module:function``, for ``classifier``.
-
-    Raises:
-        InputError: For an unknown method, or one that cannot explain this classifier.
-    """
-    if ":" in options.method:
-        from tame.explainers.given import GivenExplainer, load_function
-
-        return GivenExplainer(classifier, load_function(options.method, classifier))
-    return EXPLAINERS.get(options.method)(classifier, options)
+from tame.classifier import FrozenClassifier
+from tame.utils.checks import check_images, check_maps, check_targets
 
 
 class CheckedExplainer(ABC):
-    """An explainer whose requests and answers are checked, so that methods only implement `explain`.
+    """An explainer whose inputs and maps are checked, so that methods only implement `explain`.
 
     Every method leaves no trace: hooks, modes, ``requires_grad`` and gradients are as before, also after an
     exception. Explaining a batch gives the maps of its images explained one by one.
@@ -41,6 +22,11 @@ class CheckedExplainer(ABC):
     Args:
         classifier: The classifier to explain.
     """
+
+    method: str | None = None
+    """Name that it was built by, see `tame.build_explainer`."""
+    arguments: Mapping[str, Any] = MappingProxyType({})
+    """Arguments that it was built with."""
 
     def __init__(self, classifier: FrozenClassifier) -> None:
         self.classifier = classifier

@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Callable
 
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.backbones.gradients import as_map, graph_from
-from tame.backbones.taps import hooked_outputs
-from tame.checks import InputError
-from tame.explainers.base import EXPLAINERS, CheckedExplainer, Factory
-from tame.options import MethodOptions
-from tame.types import Explainer
+from tame.classifier import FrozenClassifier
+from tame.classifier.extractor import hooked_outputs
+from tame.classifier.gradients import as_map, graph_from
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
+from tame.utils.checks import InputError
 
 
 def activations_and_gradients(
@@ -49,15 +47,16 @@ class LayerExplainer(CheckedExplainer):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
         InputError: If the layer does not exist or gives no feature map.
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str) -> None:
+    def __init__(self, classifier: FrozenClassifier, layer: str | None = None) -> None:
         super().__init__(classifier)
-        (self.layer,) = classifier.with_layers((layer,)).layers  # checks the layer and resolves aliases
+        chosen = cam_layer_of(classifier, layer)
+        (self.layer,) = classifier.with_layers((chosen,)).layers  # checks the layer and resolves aliases
 
 
 class GradientCAM(LayerExplainer):
@@ -67,13 +66,13 @@ class GradientCAM(LayerExplainer):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
         InputError: If the layer does not exist, gives no feature map, or its positions do not reach the logits.
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str) -> None:
+    def __init__(self, classifier: FrozenClassifier, layer: str | None = None) -> None:
         super().__init__(classifier, layer)
         self._check_positions()
 
@@ -97,7 +96,7 @@ class GradientCAM(LayerExplainer):
         if not untrained and not as_map(self.classifier, gradients).any():
             raise InputError(
                 f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
-                f"got {self.layer!r}, where only the class token does; choose an earlier one with --cam-layer"
+                f"got {self.layer!r}, where only the class token does; name an earlier layer"
             )
 
 
@@ -110,7 +109,7 @@ class GradCAM(GradientCAM):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
         InputError: If the layer does not exist, gives no feature map, or its positions do not reach the logits.
@@ -119,7 +118,7 @@ class GradCAM(GradientCAM):
 
     Example:
         >>> from torch import nn
-        >>> from tame.backbones import BackboneSpec, Preprocessing
+        >>> from tame.classifier import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(4, 4), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> explainer = GradCAM(FrozenClassifier(spec, net, layers=["1"]), "1")
@@ -220,20 +219,51 @@ def layer_output(classifier: FrozenClassifier, layer: str, images: Tensor) -> Te
     return as_map(classifier, output, images.shape[2:]).float()
 
 
-def at_cam_layer(build: Callable[[FrozenClassifier, str], Explainer]) -> Factory:
-    """Return the factory of a method at the asked layer, else the spec's CAM layer, else the last tap."""
-
-    def factory(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-        return build(classifier, options.cam_layer or classifier.spec.cam_layer or classifier.layers[-1])
-
-    return factory
+def cam_layer_of(classifier: FrozenClassifier, layer: str | None) -> str:
+    """Return the asked layer, otherwise the CAM layer of the spec, otherwise the last feature layer."""
+    return layer or classifier.spec.cam_layer or classifier.layers[-1]
 
 
-for _name, _build in (
-    ("gradcam", GradCAM),
-    ("gradcam++", GradCAMPlusPlus),
-    ("layercam", LayerCAM),
-    ("xgradcam", XGradCAM),
-    ("eigencam", EigenCAM),
+for _name, _title, _build, _summary, _cost, _paper in (
+    (
+        "gradcam",
+        "Grad-CAM",
+        GradCAM,
+        "channels weighted by their mean gradient",
+        "1 forward, 1 backward",
+        "Selvaraju et al., ICCV 2017",
+    ),
+    (
+        "gradcam++",
+        "Grad-CAM++",
+        GradCAMPlusPlus,
+        "channels weighted by their positive gradients",
+        "1 forward, 1 backward",
+        "Chattopadhay et al., WACV 2018",
+    ),
+    (
+        "layercam",
+        "LayerCAM",
+        LayerCAM,
+        "positions weighted by their own positive gradients",
+        "1 forward, 1 backward",
+        "Jiang et al., TIP 2021",
+    ),
+    (
+        "xgradcam",
+        "XGrad-CAM",
+        XGradCAM,
+        "channels weighted by their gradient where they are active",
+        "1 forward, 1 backward",
+        "Fu et al., BMVC 2020",
+    ),
+    (
+        "eigencam",
+        "Eigen-CAM",
+        EigenCAM,
+        "first principal component of the channels, whatever the class",
+        "1 forward",
+        "Muhammad and Yeasin, IJCNN 2020",
+    ),
 ):
-    EXPLAINERS.register(_name)(at_cam_layer(_build))
+    EXPLAINERS.register(_name)(Method(_title, _summary, _cost, _build, _paper))

@@ -8,15 +8,12 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.explainers.base import EXPLAINERS, CheckedExplainer, Factory
-from tame.options import MethodOptions
+from tame.classifier import FrozenClassifier
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
 
 GRID = 7
 """Cells per side of the `random` map: about the resolution of a CAM, so that its blobs are as large."""
-
-MINMAX_ONLY = frozenset({"all_ones", "fake_cam"})
-"""Controls whose ranks mean nothing: nearly all pixels are tied, so rank scaling makes them a half-bright image."""
 
 
 class Control(CheckedExplainer):
@@ -100,17 +97,25 @@ def random_maps(images: Tensor) -> Tensor:
     return torch.stack([draw(image) for image in images]).to(images.device)
 
 
-def _factory(draw: Callable[[Tensor], Tensor]) -> Factory:
-    def build(classifier: FrozenClassifier, options: MethodOptions) -> Control:
+def _factory(draw: Callable[[Tensor], Tensor]) -> Callable[[FrozenClassifier], Control]:
+    def build(classifier: FrozenClassifier) -> Control:
         return Control(classifier, draw)
 
     return build
 
 
-for _name, _draw in (
-    ("all_ones", all_ones_maps),
-    ("centre", centre_maps),
-    ("fake_cam", fake_cam_maps),
-    ("random", random_maps),
+for _name, _title, _summary, _draw in (
+    ("all_ones", "All ones", "control: the image stays as it is", all_ones_maps),
+    ("centre", "Centre", "control: a Gaussian in the middle of the image", centre_maps),
+    ("fake_cam", "Fake-CAM", "control: all ones but for one pixel (Poppi et al., CVPR-W 2021)", fake_cam_maps),
+    ("random", "Random", "control: uniform noise on a coarse grid", random_maps),
 ):
-    EXPLAINERS.register(_name)(_factory(_draw))
+    EXPLAINERS.register(_name)(
+        Method(
+            title=_title,
+            summary=_summary,
+            cost="none",
+            build=_factory(_draw),
+            minmax_only=_name in ("all_ones", "fake_cam"),
+        )
+    )

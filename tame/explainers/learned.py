@@ -5,18 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from tame.attention import LCAM_FORMS
-from tame.backbones import FrozenClassifier
-from tame.checkpoint import load_attention, read_metadata, shipped_checkpoint
-from tame.checks import InputError
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
-from tame.model import ExplainedClassifier
-from tame.options import MethodOptions
-
-LEARNED = ("lcam_fm", "lcam_img", "ttame")
-"""Methods that need a checkpoint."""
+from tame.attention.model import ExplainedClassifier
+from tame.checkpoints.classifier import as_classifier, checkpoint_spec
+from tame.checkpoints.native import load_attention, read_metadata, shipped_checkpoint
+from tame.classifier import FrozenClassifier
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
+from tame.utils.checks import InputError
 
 
 class LearnedExplainer(CheckedExplainer):
@@ -50,45 +48,105 @@ def method_of(attention: str) -> str:
     return {"image": "lcam_img", "features": "lcam_fm"}[LCAM_FORMS[attention].masks]
 
 
-@EXPLAINERS.register("ttame")
-def _ttame(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
-    """T-TAME with the checkpoint ``options.checkpoint``, else the one shipped for the backbone."""
-    name = classifier.spec.name
-    path = options.checkpoint or shipped_checkpoint(name)
+def load_explainer(
+    classifier: FrozenClassifier | nn.Module | str | Path,
+    checkpoint: str | Path | None = None,
+    method: str | None = None,
+) -> LearnedExplainer:
+    """Load the trained attention mechanism of a checkpoint, T-TAME or L-CAM, as an explainer.
+
+    A classifier whose feature layers the user did not name is read at the layers of the checkpoint; parameters are
+    shared.
+
+    Args:
+        classifier: The classifier that it was trained through: frozen, a network, or a name.
+        checkpoint: Folder or file; default: the T-TAME explainer that is shipped for the backbone.
+        method: Refuse checkpoints of another method than this one.
+
+    Raises:
+        InputError: For no such checkpoint, or one of another method, backbone, weights, layers or classes.
+
+    Example:
+        >>> explainer = load_explainer("efficientnet_lite0")
+        >>> explainer(torch.rand(1, 3, 224, 224), torch.tensor([281])).shape
+        torch.Size([1, 28, 28])
+    """
+    classifier = as_classifier(classifier)
+    path = checkpoint or shipped_checkpoint(classifier.spec.name)
     if not path:
-        raise InputError(
-            f"no explainer for {name} comes with this package: train one with `tame train --backbone {name} "
-            "--data FOLDER --out RUN` (--epochs 0 only initialises it) and give it as --checkpoint RUN"
-        )
-    return _learned("ttame", path, classifier)
-
-
-@EXPLAINERS.register("lcam_fm")
-def _lcam_fm(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
-    """L-CAM-Fm, or its A form, with the checkpoint ``options.checkpoint`` (Gkartzonika et al., ECCV-W 2022)."""
-    return _lcam("lcam_fm", classifier, options)
-
-
-@EXPLAINERS.register("lcam_img")
-def _lcam_img(classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
-    """L-CAM-Img, or its A form, with the checkpoint ``options.checkpoint`` (Gkartzonika et al., ECCV-W 2022)."""
-    return _lcam("lcam_img", classifier, options)
-
-
-def _lcam(method: str, classifier: FrozenClassifier, options: MethodOptions) -> LearnedExplainer:
-    if not options.checkpoint:
-        name = classifier.spec.name
-        raise InputError(
-            f"expected --checkpoint of an L-CAM of {name}, got none: train one with `tame train --backbone {name} "
-            f"--attention {method.replace('_', '-')} --data FOLDER --out RUN` and give it as --checkpoint RUN"
-        )
-    return _learned(method, options.checkpoint, classifier)
-
-
-def _learned(method: str, path: str | Path, classifier: FrozenClassifier) -> LearnedExplainer:
-    """Load a checkpoint that belongs to ``method``."""
+        raise InputError(_none_shipped(classifier.spec.name, method))
     kind = read_metadata(path)["attention"]
-    if (right := method_of(kind)) != method:
+    if method and (right := method_of(kind)) != method:
         raise InputError(f"{path} holds an attention mechanism {kind}: use --method {right}, not {method}")
+    classifier = _at_layers_of(path, classifier)
     attention = load_attention(path, classifier).to(classifier.mean.device)
     return LearnedExplainer(ExplainedClassifier(classifier, attention))
+
+
+def _at_layers_of(path: str | Path, classifier: FrozenClassifier) -> FrozenClassifier:
+    """Return the classifier with the layers, and the gate of its tokens, of a checkpoint."""
+    if classifier.layers_named:
+        return classifier
+    spec, layers = checkpoint_spec(path, classifier.spec)
+    if (layers, spec) == (classifier.layers, classifier.spec):
+        return classifier
+    changed = FrozenClassifier(
+        spec, classifier.module, layers, classifier.weights, layers_named=False, source=classifier.source
+    )
+    return changed.to(classifier.mean.device)
+
+
+def _none_shipped(backbone: str, method: str | None) -> str:
+    if method in (None, "ttame"):
+        return (
+            f"no explainer for {backbone} comes with this package: train one with `tame train --backbone {backbone} "
+            "--data FOLDER --out RUN` (--epochs 0 only initialises it) and give it as --checkpoint RUN"
+        )
+    return (
+        f"expected --checkpoint of an L-CAM of {backbone}, got none: train one with `tame train --backbone {backbone} "
+        f"--attention {str(method).replace('_', '-')} --data FOLDER --out RUN` and give it as --checkpoint RUN"
+    )
+
+
+def _ttame(classifier: FrozenClassifier, checkpoint: str | Path | None = None) -> LearnedExplainer:
+    return load_explainer(classifier, checkpoint, "ttame")
+
+
+def _lcam_img(classifier: FrozenClassifier, checkpoint: str | Path | None = None) -> LearnedExplainer:
+    return _lcam(classifier, checkpoint, "lcam_img")
+
+
+def _lcam_fm(classifier: FrozenClassifier, checkpoint: str | Path | None = None) -> LearnedExplainer:
+    return _lcam(classifier, checkpoint, "lcam_fm")
+
+
+def _lcam(classifier: FrozenClassifier, checkpoint: str | Path | None, method: str) -> LearnedExplainer:
+    if not checkpoint:  # none is shipped
+        raise InputError(_none_shipped(classifier.spec.name, method))
+    return load_explainer(classifier, checkpoint, method)
+
+
+EXPLAINERS.register("ttame")(
+    Method(
+        title="T-TAME",
+        summary="trained attention mechanism over several feature layers",
+        cost="1 forward",
+        build=_ttame,
+        paper="Ntrougkas et al., IEEE Access 2024",
+        learned=True,
+    )
+)
+for _name, _title, _masked, _build in (
+    ("lcam_img", "L-CAM-Img", "image", _lcam_img),
+    ("lcam_fm", "L-CAM-Fm", "feature map", _lcam_fm),
+):
+    EXPLAINERS.register(_name)(
+        Method(
+            title=_title,
+            summary=f"trained 1x1 convolution over the last feature layer; its map masks the {_masked} in training",
+            cost="1 forward",
+            build=_build,
+            paper="Gkartzonika et al., ECCV-W 2022",
+            learned=True,
+        )
+    )

@@ -8,13 +8,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.backbones.gradients import as_map
-from tame.backbones.partial import cut_at
-from tame.checks import InputError
-from tame.devices import rows_per_pass
-from tame.explainers.base import EXPLAINERS
-from tame.explainers.cams import LayerExplainer, at_cam_layer, layer_output, weighted_sum
+from tame.classifier import FrozenClassifier
+from tame.classifier.gradients import as_map
+from tame.classifier.split import cut_at
+from tame.explainers.cams import LayerExplainer, layer_output, weighted_sum
+from tame.explainers.registry import EXPLAINERS, Method
+from tame.utils.checks import InputError
+from tame.utils.devices import rows_per_pass
 
 
 class PerturbationCAM(LayerExplainer):
@@ -25,14 +25,14 @@ class PerturbationCAM(LayerExplainer):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
         batch_size: Rows per pass through the classifier; None for `rows_per_pass`.
 
     Raises:
         InputError: If the layer does not exist or gives no feature map, or for a batch size below 1.
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str, batch_size: int | None = None) -> None:
+    def __init__(self, classifier: FrozenClassifier, layer: str | None = None, batch_size: int | None = None) -> None:
         super().__init__(classifier, layer)
         if batch_size is None:
             batch_size = rows_per_pass(classifier.mean.device)
@@ -97,13 +97,13 @@ class AblationCAM(PerturbationCAM):
     published; where y is exactly 0 the loss itself is the weight. The library lowers the value from row to row of
     its inner batch (it takes the minimum anew); here it is the same for all channels, as in the library's batch of 1.
 
-    Only what lies behind the layer is computed for each channel, see `cut_at`: one pass up to the layer, and C + 1
-    passes from there, with C the channels of the layer.
+    Only the layers after the target layer are recomputed for each channel, see `cut_at`: one pass up to the layer,
+    and C + 1 passes from there, with C the channels of the layer.
 
     Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, Sec. 3.
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str, batch_size: int | None = None) -> None:
+    def __init__(self, classifier: FrozenClassifier, layer: str | None = None, batch_size: int | None = None) -> None:
         super().__init__(classifier, layer, batch_size)
         self.halves = cut_at(classifier, self.layer)
 
@@ -149,5 +149,21 @@ def _rows(values: tuple[Tensor, ...], image: Tensor) -> tuple[Tensor, ...]:
     return tuple(value[image] for value in values)  # lies in memory as before, unlike after index_select
 
 
-for _name, _build in (("ablationcam", AblationCAM), ("scorecam", ScoreCAM)):
-    EXPLAINERS.register(_name)(at_cam_layer(_build))
+EXPLAINERS.register("ablationcam")(
+    Method(
+        title="Ablation-CAM",
+        summary="channels weighted by the share of the logit that is lost without them",
+        cost="C + 1 forward, from the layer on (C channels)",
+        build=AblationCAM,
+        paper="Desai and Ramaswamy, WACV 2020",
+    )
+)
+EXPLAINERS.register("scorecam")(
+    Method(
+        title="Score-CAM",
+        summary="channels weighted by the score of the image masked with each",
+        cost="C + 1 forward (C channels)",
+        build=ScoreCAM,
+        paper="Wang et al., CVPR-W 2020",
+    )
+)

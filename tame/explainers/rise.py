@@ -9,13 +9,12 @@ from typing import Literal, NamedTuple
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
-from tame.devices import rows_per_pass
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
+from tame.classifier import FrozenClassifier
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
 from tame.functional.scores import confidences
-from tame.options import MethodOptions
-from tame.presets import PRESETS
+from tame.utils.checks import InputError
+from tame.utils.devices import rows_per_pass
 
 PUBLISHED_MASKS = 8000
 """N of the paper (it takes 4000 for VGG-16), and of the program released with T-TAME for every network."""
@@ -122,11 +121,11 @@ class RISE(CheckedExplainer):
 
     Args:
         classifier: The classifier to explain.
-        number: Number N of masks.
+        masks: Number N of masks.
         batch_size: Masked images per pass through the classifier, None for `rows_per_pass`; the maps do
             not depend on it, up to rounding.
         seed: Seed of the masks.
-        masks: Gives the masks of an image size (H, W); None: `draw_masks` with s = 7 and p1 = 0.5.
+        draw: Gives the masks of an image size (H, W); default: `draw_masks` with s = 7 and p1 = 0.5.
         weights: By what of the target a mask is weighted.
 
     Raises:
@@ -136,36 +135,36 @@ class RISE(CheckedExplainer):
 
     Example:
         >>> from torch import nn
-        >>> from tame.backbones import BackboneSpec, Preprocessing
+        >>> from tame.classifier import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> RISE(FrozenClassifier(spec, net, ["0"]), number=10)(torch.rand(2, 3, 8, 8), torch.tensor([0, 1])).shape
+        >>> RISE(FrozenClassifier(spec, net, ["0"]), masks=10)(torch.rand(2, 3, 8, 8), torch.tensor([0, 1])).shape
         torch.Size([2, 8, 8])
     """
 
     def __init__(
         self,
         classifier: FrozenClassifier,
-        number: int = PUBLISHED_MASKS,
+        masks: int = PUBLISHED_MASKS,
         batch_size: int | None = None,
         seed: int = 0,
-        masks: Callable[[tuple[int, int]], RandomMasks] | None = None,
+        draw: Callable[[tuple[int, int]], RandomMasks] | None = None,
         weights: Literal["confidence", "logit"] = "confidence",
     ) -> None:
         super().__init__(classifier)
-        if number < 1:
-            raise InputError(f"expected at least one mask, got --rise-masks {number}")
+        if masks < 1:
+            raise InputError(f"expected at least one mask, got masks={masks}")
         if batch_size is None:
             batch_size = rows_per_pass(classifier.mean.device)
         if batch_size < 1:
             raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
         self.batch_size = batch_size
-        self.masks = masks or (lambda size: draw_masks(number, size, seed=seed))
+        self.draw = draw or (lambda size: draw_masks(masks, size, seed=seed))
         self.weights = weights
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, H, W) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
-        masks = self.masks((images.shape[-2], images.shape[-1])).to(images.device)
+        masks = self.draw((images.shape[-2], images.shape[-1])).to(images.device)
         parts = zip(images.split(self.batch_size), targets.split(self.batch_size), strict=True)
         with torch.no_grad():
             return torch.cat([self._weighted_sum(masks, *part) for part in parts]) / (len(masks.grids) * masks.p1)
@@ -192,8 +191,12 @@ class RISE(CheckedExplainer):
         return confidences(logits, targets, self.classifier.spec.score)
 
 
-@EXPLAINERS.register("rise")
-def _rise(classifier: FrozenClassifier, options: MethodOptions) -> RISE:
-    """RISE with as many masks as asked, else as many as published; weighted as the preset says."""
-    weights = PRESETS.get(options.preset).rise_weights
-    return RISE(classifier, options.rise_masks or PUBLISHED_MASKS, weights=weights)
+EXPLAINERS.register("rise")(
+    Method(
+        title="RISE",
+        summary="average of random masks, weighted by the score of the masked image",
+        cost="8000 forward as published (masks=N)",
+        build=RISE,
+        paper="Petsiuk et al., BMVC 2018",
+    )
+)

@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.types import MapScaling, MaskingKind
+from tame.utils.checks import InputError
 
 
 def min_max(maps: Tensor) -> Tensor:

@@ -8,8 +8,8 @@ from math import floor
 import torch
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.types import RemovalOrder
+from tame.utils.checks import InputError
 
 
 def check_remove(remove: float) -> None:

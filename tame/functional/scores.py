@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.types import ScoreKind
+from tame.utils.checks import InputError
 
 
 def scores(logits: Tensor, score: ScoreKind) -> Tensor:

@@ -6,9 +6,9 @@ from typing import Any
 
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.functional.scores import area_under_curve
 from tame.metrics.base import MeanOfImages
+from tame.utils.checks import InputError
 
 
 class _CausalAUC(MeanOfImages):

@@ -6,10 +6,10 @@ from typing import Any
 
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.functional.masking import check_keep
 from tame.functional.scores import drop, gain, increase
 from tame.metrics.base import MeanOfImages
+from tame.utils.checks import InputError
 
 
 class _PlainAndMasked(MeanOfImages):

@@ -7,9 +7,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.metrics.base import MeanOfImages
 from tame.types import RemovalOrder
+from tame.utils.checks import InputError
 
 RoadReading = Literal["confidence", "kept"]
 

@@ -82,7 +82,7 @@ class MethodOptions:
 
 def names_in(option: str, text: str, known: Any = None) -> tuple[Any, ...]:
     """Return the names in ``text``, each once, and one of the literal type ``known`` where there is one."""
-    from tame.checks import InputError
+    from tame.utils.checks import InputError
 
     names, allowed = tuple(name.strip() for name in text.split(",") if name.strip()), get_args(known)
     if not names or len(set(names)) < len(names) or (allowed and not set(names) <= set(allowed)):

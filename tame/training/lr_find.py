@@ -16,16 +16,17 @@ from lightning.pytorch.tuner.tuning import Tuner
 from numpy.typing import NDArray
 from torch import Tensor
 
-from tame.backbones import Given, find_spec
-from tame.checks import InputError
+from tame.attention.loss import AttentionLoss
+from tame.backbones import find_spec
+from tame.classifier.probing.overrides import Given
 from tame.data import Batch
-from tame.devices import resolve_device, resolve_precision
-from tame.files import folder_name, replacing
-from tame.loss import AttentionLoss
 from tame.options import LrFindOptions
 from tame.training.module import AttentionModule
 from tame.training.optim import build_optimizer
 from tame.training.setup import TrainingSetup, set_up, start, with_attention
+from tame.utils.checks import InputError
+from tame.utils.devices import resolve_device, resolve_precision
+from tame.utils.io import folder_name, replacing
 from tame.visualize import learning_rate_curve
 
 _FEWEST_STEPS = 10

@@ -8,13 +8,14 @@ import torch
 from lightning import LightningModule
 from torch import Tensor, nn
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
-from tame.data.dataset import Batch, mixed_seed
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier, TrainingPass
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier, TrainingPass
+from tame.classifier import FrozenClassifier
+from tame.data.dataset import Batch
 from tame.training.optim import build_optimizer, build_schedule
 from tame.types import MaskingKind
+from tame.utils.checks import InputError
+from tame.utils.seeds import mixed_seed
 
 SMALLEST_KEEP = 0.1
 """The ranked loss keeps between this share of the pixels and all of them."""
@@ -99,7 +100,7 @@ class AttentionModule(LightningModule):
         self.log_dict(logged, batch_size=size, sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Do nothing: in `Trainer.test` callbacks measure, such as `tame.evaluation.callbacks.RemoveAndDebias`."""
+        """Do nothing: in `Trainer.test` callbacks measure, such as `tame.callbacks.metrics.RemoveAndDebias`."""
 
     def configure_optimizers(self) -> Any:
         """Return SGD and its one-cycle schedule over all steps of the run."""

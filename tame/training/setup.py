@@ -13,10 +13,11 @@ from lightning import seed_everything
 
 from tame.attention import LCAM_FORMS, build_attention
 from tame.attention.initialise import can_start_from_classifier, initialise_from_gradients
+from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
-from tame.backbones import BackboneSpec, FrozenClassifier, load_backbone
-from tame.backbones.gradients import class_gradients
-from tame.checks import InputError
+from tame.backbones import load_backbone
+from tame.classifier import BackboneSpec, FrozenClassifier
+from tame.classifier.gradients import class_gradients
 from tame.data import (
     Crop,
     ImageEntry,
@@ -30,9 +31,9 @@ from tame.data import (
     walk_images,
 )
 from tame.data.datamodule import ImageListDataModule, image_loader
-from tame.model import ExplainedClassifier
 from tame.options import TrainOptions
 from tame.presets import PRESETS, Preset
+from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
 

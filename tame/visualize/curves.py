@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from tame.checks import InputError
-from tame.files import replacing
+from tame.utils.checks import InputError
+from tame.utils.io import replacing
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tame.files import replacing
+from tame.utils.io import replacing
 
 _INK, _GRID, _RAW, _SMOOTH, _MARK = "#222222", "#DDDDDD", "#BBBBBB", "#0072B2", "#D55E00"
 

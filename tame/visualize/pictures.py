@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tame.checks import InputError
+from tame.utils.checks import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
 

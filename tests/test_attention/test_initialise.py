@@ -3,7 +3,7 @@ import torch
 
 from tame.attention import LCAM, TAME
 from tame.attention.initialise import initialise_from_gradients
-from tame.checks import InputError
+from tame.utils.checks import InputError
 
 CHANNELS, CLASSES = (4, 6), 5
 

@@ -6,8 +6,8 @@ from torch import nn
 
 from literal import literal_class_maps
 from tame.attention import ATTENTIONS, LCAM, LCAM_FORMS, TAME, build_attention
-from tame.backbones import TokenLayout
-from tame.checks import InputError
+from tame.classifier import TokenLayout
+from tame.utils.checks import InputError
 
 VARIANTS = {
     "default": {},

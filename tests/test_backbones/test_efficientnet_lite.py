@@ -8,7 +8,8 @@ import torchvision.transforms.functional as T
 from PIL import Image
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier, load_backbone
+from tame.backbones import load_backbone
+from tame.classifier import FrozenClassifier
 
 
 @pytest.fixture(scope="module")

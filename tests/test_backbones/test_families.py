@@ -12,16 +12,16 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tame.attention import build_attention
-from tame.backbones import FrozenClassifier
-from tame.backbones.given import Given
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
 from tame.backbones.load import load_backbone
-from tame.backbones.spec import BackboneSpec
 from tame.backbones.timm import timm_spec
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
-from tame.checks import InputError
+from tame.classifier import FrozenClassifier
+from tame.classifier.probing.overrides import SpecOverrides
+from tame.classifier.spec import BackboneSpec
 from tame.explainers.cams import GradCAM
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
+from tame.utils.checks import InputError
 
 Shape = tuple[int, int, int]
 
@@ -37,8 +37,8 @@ class Member(NamedTuple):
     arguments: Mapping[str, Any] = MappingProxyType({})  # for its builder
 
     @property
-    def given(self) -> Given:
-        return Given(input_size=self.size, num_classes=7)
+    def given(self) -> SpecOverrides:
+        return SpecOverrides(input_size=self.size, num_classes=7)
 
 
 def blocks(pattern: str, numbers: range) -> tuple[str, ...]:

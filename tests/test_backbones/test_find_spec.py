@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 from torch import nn
 
 import tame
-from tame.backbones import Given, Preprocessing, TokenLayout, find_spec, load_backbone
-from tame.checks import InputError
+from tame.backbones import find_spec, load_backbone
+from tame.classifier import Preprocessing, TokenLayout
+from tame.classifier.probing.overrides import SpecOverrides
+from tame.utils.checks import InputError
 from toys import ToyCNN, toy_vit
 
 FUNCTIONS = """
@@ -41,7 +43,7 @@ def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     return name
 
 
-SMALL = Given(input_size=(32, 32))
+SMALL = SpecOverrides(input_size=(32, 32))
 
 
 def test_a_function_brings_its_own_weights(functions: str) -> None:
@@ -72,11 +74,13 @@ def test_a_network_is_built_once_to_be_described(functions: str) -> None:
         ("{}:missing", SMALL, "expected a builder of a network package.module:function, cannot import '.*:missing'"),
         ("nowhere:cnn", SMALL, "cannot import 'nowhere:cnn'"),
         ("toys:BackboneSpec", SMALL, "toys:BackboneSpec could not be built: TypeError: .* missing 4 required"),
-        ("{}:vit", Given(), r"expected a network that takes images of shape .*; see --input-size"),
-        ("{}:cnn", Given(class_names=("a", "b"), input_size=(32, 32)), None),
+        ("{}:vit", SpecOverrides(), r"expected a network that takes images of shape .*; see --input-size"),
+        ("{}:cnn", SpecOverrides(class_names=("a", "b"), input_size=(32, 32)), None),
     ],
 )
-def test_unusable_functions_are_refused(functions: str, backbone: str, given: Given, message: str | None) -> None:
+def test_unusable_functions_are_refused(
+    functions: str, backbone: str, given: SpecOverrides, message: str | None
+) -> None:
     if message is None:  # a number of classes that the network has not shows when it is frozen
         with pytest.raises(InputError, match=r"expected logits of shape \(B, 2\)"):
             load_backbone(backbone.format(functions), given=given)
@@ -122,7 +126,7 @@ def test_a_spec_file_says_everything(tmp_path: Path, functions: str) -> None:
     assert classifier.weights == str(tmp_path / "trained.safetensors")
     random = load_backbone(file, "random")
     assert not torch.equal(random.module.get_parameter("head.weight"), network.head.weight)
-    assert load_backbone(file, given=Given(mean=(0.5, 0.5, 0.5))).spec.preprocessing.mean == (0.5, 0.5, 0.5)
+    assert load_backbone(file, overrides=SpecOverrides(mean=(0.5, 0.5, 0.5))).spec.preprocessing.mean == (0.5, 0.5, 0.5)
 
 
 def test_yaml_and_tokens(tmp_path: Path, functions: str) -> None:
@@ -168,7 +172,7 @@ def test_a_missing_spec_file_is_refused() -> None:
 
 
 def test_torchvision_with_other_classes_has_no_published_weights() -> None:
-    given = Given(num_classes=3, input_size=(64, 64))
+    given = SpecOverrides(num_classes=3, input_size=(64, 64))
     with pytest.raises(InputError, match="no weights are published for resnet18 with 3 classes: give --weights FILE"):
         load_backbone("resnet18", given=given)
     classifier = load_backbone("resnet18", "random", given=given)
@@ -177,13 +181,13 @@ def test_torchvision_with_other_classes_has_no_published_weights() -> None:
 
 
 def test_a_torchvision_transformer_of_another_size() -> None:
-    assert find_spec("vit_b_32", Given(input_size=(64, 64))).tokens == TokenLayout(1, (2, 2))
+    assert find_spec("vit_b_32", SpecOverrides(input_size=(64, 64))).tokens == TokenLayout(1, (2, 2))
     with pytest.raises(InputError, match="expected a square input of whole 32-pixel patches for vit_b_32, got 64x96"):
-        find_spec("vit_b_32", Given(input_size=(64, 96)))
+        find_spec("vit_b_32", SpecOverrides(input_size=(64, 96)))
 
 
 def test_an_other_size_keeps_published_weights() -> None:
-    spec = find_spec("resnet18", Given(input_size=(320, 320)))
+    spec = find_spec("resnet18", SpecOverrides(input_size=(320, 320)))
     assert "imagenet1k_v1" in spec.weights
     assert not spec.weights_preprocessing  # which would bring 224 pixels back
 
@@ -202,7 +206,7 @@ def test_timm_by_name() -> None:
 
 def test_timm_with_other_channels_classes_and_size() -> None:
     pytest.importorskip("timm")
-    given = Given(class_names=("a", "b", "c"), input_size=(64, 96), mean=(0.5,), std=(0.25,))
+    given = SpecOverrides(class_names=("a", "b", "c"), input_size=(64, 96), mean=(0.5,), std=(0.25,))
     classifier = load_backbone("timm:test_vit", "random", given=given)
     assert classifier(torch.rand(2, 1, 64, 96)).logits.shape == (2, 3)
     assert classifier.spec.tokens is not None and classifier.spec.tokens.grid == (4, 6)
@@ -241,7 +245,7 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch: pytest.MonkeyPa
 
 def test_a_module_in_python() -> None:
     network = ToyCNN(3)
-    classifier = tame.Backbone.from_module(
+    classifier = tame.FrozenClassifier.from_module(
         network, preprocess=Preprocessing(36, 32), classes=["cat", "dog", "bird"], cam_layer="stage2"
     )
     assert classifier.layers == ("stage1", "stage2", "stage3")
@@ -251,7 +255,7 @@ def test_a_module_in_python() -> None:
 
 
 def test_a_transformer_in_python() -> None:
-    classifier = tame.Backbone.from_module(toy_vit(), preprocess=Preprocessing(32, 32), name="mine")
+    classifier = tame.FrozenClassifier.from_module(toy_vit(), preprocess=Preprocessing(32, 32), name="mine")
     assert (classifier.spec.tokens, classifier.spec.masking) == (TokenLayout(1, (4, 4)), "vit")
     assert (classifier.spec.name, classifier.spec.num_classes) == ("mine", 5)
 
@@ -259,4 +263,4 @@ def test_a_transformer_in_python() -> None:
 @pytest.mark.parametrize("build", [lambda: nn.Linear(3, 2), lambda: nn.Flatten()])
 def test_a_module_that_is_no_classifier_is_refused(build: Callable[[], nn.Module]) -> None:
     with pytest.raises(InputError):
-        tame.Backbone.from_module(build(), preprocess=Preprocessing(8, 8))
+        tame.FrozenClassifier.from_module(build(), preprocess=Preprocessing(8, 8))

@@ -12,8 +12,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 from torchvision.models import VisionTransformer
 
-from tame.backbones import BACKBONES, BackboneSpec, Preprocessing, TokenLayout, load_backbone
-from tame.checks import InputError
+from tame.backbones import BACKBONES, load_backbone
+from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
+from tame.utils.checks import InputError
 from toys import TOY_SPECS, ToyCNN
 
 CNN = TOY_SPECS["cnn"]

@@ -9,9 +9,10 @@ import torch
 from torchvision import models
 from torchvision.models import _api
 
-from tame.backbones import BACKBONES, BackboneSpec, TokenLayout, load_backbone
+from tame.backbones import BACKBONES, load_backbone
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
-from tame.checks import InputError
+from tame.classifier import BackboneSpec, TokenLayout
+from tame.utils.checks import InputError
 
 BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
 POOLS = ("features.16", "features.23", "features.30")

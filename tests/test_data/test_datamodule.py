@@ -7,12 +7,13 @@ import pytest
 import torch
 from PIL import Image
 
-from tame.checks import InputError
 from tame.data.datamodule import ImageListDataModule
-from tame.data.dataset import EpochSampler, ImageListDataset, mixed_seed
+from tame.data.dataset import EpochSampler, ImageListDataset
 from tame.data.images import load_image
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop
+from tame.utils.checks import InputError
+from tame.utils.seeds import mixed_seed
 
 
 @dataclass(frozen=True)

@@ -2,8 +2,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps
 
-from tame.checks import InputError
 from tame.data.images import load_image
+from tame.utils.checks import InputError
 
 
 def saved(tmp_path, image, name="image.png", **options):

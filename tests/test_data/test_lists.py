@@ -2,7 +2,6 @@ from pathlib import Path
 
 import pytest
 
-from tame.checks import InputError
 from tame.data.lists import (
     ImageEntry,
     draw,
@@ -14,7 +13,8 @@ from tame.data.lists import (
     walk_images,
     write_list,
 )
-from tame.files import replacing
+from tame.utils.checks import InputError
+from tame.utils.io import replacing
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ import torchvision.transforms.functional as TF
 from PIL import Image
 from torchvision.transforms import InterpolationMode
 
-from tame.checks import InputError
 from tame.data.transforms import Crop, crop_box, resized_size, to_tensor
+from tame.utils.checks import InputError
 
 SIZES = [(64, 64), (97, 61), (61, 97), (300, 33), (33, 300), (500, 333), (20, 31), (47, 48), (1, 90)]
 

@@ -10,12 +10,12 @@ import torch
 from torch import Tensor, nn
 
 from small_runs import batch_of, maps_by
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.evaluation.batch import BatchMeasurement
 from tame.evaluation.plan import Plan
 from tame.explainers import build_explainer
 from tame.options import MethodOptions
-from tame.perturb import PassRows
+from tame.perturbations import PassRows
 
 Make = Callable[..., FrozenClassifier]
 FILES = ["a.png", "b.png", "c.png", "d.png"]

@@ -8,9 +8,9 @@ from typing import Any
 
 import pytest
 
-from tame.checks import InputError
 from tame.evaluation.plan import KEEPS, METRICS, Plan
-from tame.perturb import CausalInputs, ImputedInputs, MaskedInputs
+from tame.perturbations import CausalInputs, ImputedInputs, MaskedInputs
+from tame.utils.checks import InputError
 
 AD_IC = {"scalings", "keeps", "masking", "ic_margin"}
 ROAD = {"removes", "road_selection", "road_space", "road_reading", "noise", "seed"}

@@ -16,9 +16,9 @@ import pytest
 from PIL import Image
 
 import tame
-from tame.checks import InputError
 from tame.evaluation import read_run
 from tame.evaluation.processes import Process, Processes
+from tame.utils.checks import InputError
 
 LIGHTNINGS = ("PL_", "MASTER_", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "SLURM", "DATA", "LIST")
 COMMON = (
@@ -33,7 +33,7 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
     environment = {name: value for name, value in os.environ.items() if not name.startswith(LIGHTNINGS)}
     environment |= {"PYTHONPATH": str(Path(tame.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
     return subprocess.Popen(
-        [sys.executable, "-m", "tame.cli", "evaluate", *COMMON, *arguments],
+        [sys.executable, "-m", "tame", "evaluate", *COMMON, *arguments],
         cwd=folder,
         env=environment,
         text=True,

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import pytest
 
-from tame.checks import InputError
 from tame.evaluation.records import (
     Estimate,
     Row,
@@ -22,6 +21,7 @@ from tame.evaluation.records import (
     write_rows,
     write_summary,
 )
+from tame.utils.checks import InputError
 
 ROWS: list[Row] = [
     {

@@ -16,15 +16,15 @@ from torch import Tensor, nn
 
 from brightness import brightness_classifier
 from small_runs import COUNT, EVERYTHING, FILES, Images, Interrupted, cells, maps_by, numbers, run
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
+from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
 from tame.evaluation import Plan, read_run, run_evaluation
 from tame.evaluation.processes import Process
 from tame.evaluation.records import read_rows
 from tame.metrics import ROAD, AverageDrop, AverageGain, DeletionAUC, IncreaseInConfidence, InsertionAUC
-from tame.perturb import perturbed_scores, plain_scores
-from tame.versions import versions
+from tame.perturbations import perturbed_scores, plain_scores
+from tame.utils.checks import InputError
+from tame.utils.versions import versions
 
 Make = Callable[..., FrozenClassifier]
 

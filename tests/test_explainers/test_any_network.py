@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from torchvision.models import SwinTransformer
 
 from cam_reference import assert_close
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.explainers import build_explainer
 from tame.options import MethodOptions
 from toys import TOY_SPECS, ToyCNN

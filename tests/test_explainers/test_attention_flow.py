@@ -7,7 +7,7 @@ from collections.abc import Callable
 import torch
 from torch import Tensor, nn
 
-from tame.backbones import FrozenClassifier
+from tame.classifier import FrozenClassifier
 from tame.explainers.attention_flow import GenericAttention
 
 Make = Callable[..., FrozenClassifier]

@@ -8,12 +8,12 @@ import pytest
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
+from tame.classifier import FrozenClassifier
 from tame.explainers import EXPLAINERS, CheckedExplainer, build_explainer
 from tame.explainers.learned import LEARNED
 from tame.explainers.lrp import TRANSFORMERS_ONLY
 from tame.options import MethodOptions
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 UNTRAINED = [name for name in EXPLAINERS if name not in LEARNED]  # those need a checkpoint

@@ -12,9 +12,8 @@ from torch import Tensor, nn
 
 from brightness import brightness_classifier
 from cam_reference import CASES, assert_close, finish, library_maps, load_case, without_in_place
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.backbones.gradients import as_map
-from tame.checks import InputError
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.classifier.gradients import as_map
 from tame.explainers import build_explainer
 from tame.explainers.cams import (
     EigenCAM,
@@ -28,6 +27,7 @@ from tame.explainers.cams import (
     layer_output,
 )
 from tame.options import MethodOptions
+from tame.utils.checks import InputError
 
 
 def images(batch: int = 4, side: int = 32) -> Tensor:

@@ -12,13 +12,13 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from cam_reference import assert_close, tiny_cnn
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.checks import InputError
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 from tame.explainers import CheckedExplainer, build_explainer
 from tame.explainers.iia.attention import AttentionIIA, normalised_row
 from tame.explainers.iia.maps import ReleasedIIA, RepairedIIA
 from tame.explainers.iia.steps import image_steps
 from tame.options import MethodOptions
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0, 3])

@@ -10,13 +10,13 @@ import torch
 from torch import Tensor
 
 from tame.attention import OLD_NAMES, build_attention
-from tame.backbones import FrozenClassifier
-from tame.checkpoint import save_attention
-from tame.checks import InputError
+from tame.attention.model import ExplainedClassifier
+from tame.checkpoints.native import save_attention
+from tame.classifier import FrozenClassifier
 from tame.explainers import build_explainer
 from tame.explainers.learned import LEARNED
-from tame.model import ExplainedClassifier
 from tame.options import MethodOptions
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 KINDS = [

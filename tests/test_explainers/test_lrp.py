@@ -12,12 +12,12 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.checks import InputError
-from tame.explainers.lrp.blocks import exact_graph
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.classifier.blocks.transformer import exact_graph
 from tame.explainers.lrp.rules import TRANSFORMER_LRP
 from tame.explainers.lrp.transformer import TransformerLRP
 from tame.explainers.lrp.walk import BlockRelevance, block_relevance, head_relevance
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0])

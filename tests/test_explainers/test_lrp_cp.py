@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 from tame.explainers import build_explainer
 from tame.explainers.lrp.cp import CP_LRP, CPLRP, activation_as_gain, norm_with_constant_deviation
 from tame.options import MethodOptions

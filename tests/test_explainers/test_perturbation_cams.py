@@ -13,14 +13,14 @@ from torchvision.models import resnet18
 
 from brightness import brightness_classifier
 from cam_reference import CASES, assert_close, finish, library_maps, load_case, without_in_place
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
-from tame.backbones.gradients import as_map
-from tame.backbones.taps import hooked_outputs
-from tame.checks import InputError
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
+from tame.classifier.extractor import hooked_outputs
+from tame.classifier.gradients import as_map
 from tame.explainers import build_explainer
 from tame.explainers.cams import layer_output
 from tame.explainers.perturbation_cams import AblationCAM, PerturbationCAM, ScoreCAM
 from tame.options import MethodOptions
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 NORM = "encoder.layers.encoder_layer_{}.ln_1"

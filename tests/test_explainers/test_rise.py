@@ -14,12 +14,12 @@ from torch import Tensor, nn
 
 from brightness import brightness_classifier
 from cam_reference import tiny_cnn
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing
-from tame.checks import InputError
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.explainers import build_explainer
 from tame.explainers.rise import PUBLISHED_MASKS, RISE, RandomMasks, draw_masks
 from tame.explainers.setup import set_up, set_up_together
 from tame.options import CommonOptions, EvaluateOptions, MethodOptions
+from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0, 3])

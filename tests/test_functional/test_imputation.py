@@ -13,9 +13,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from literal_road import direct_imputation, literal_imputation, literal_system
-from tame.checks import InputError
 from tame.functional import imputation
 from tame.functional.imputation import impute
+from tame.utils.checks import InputError
 
 LIMIT = 1e-4  # of the range; the worst that was measured is 1.1e-5
 SIZES = [(16, 16), (17, 33), (40, 25)]

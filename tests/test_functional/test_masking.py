@@ -11,8 +11,8 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.functional.masking import apply_mask, keep_top, min_max, rank_scale, scale_and_upsample, upsample
+from tame.utils.checks import InputError
 
 
 def noise(*shape: int, seed: int = 0) -> Tensor:

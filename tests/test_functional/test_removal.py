@@ -11,9 +11,9 @@ import torch
 from torch import Tensor
 
 from literal_road import literal_percentile_removal, literal_removal
-from tame.checks import InputError
 from tame.functional.removal import check_remove, removal_ranks, remove_by_percentile, remove_exactly
 from tame.types import RemovalOrder
+from tame.utils.checks import InputError
 
 REMOVES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9)
 ORDERS: tuple[RemovalOrder, ...] = ("morf", "lerf")

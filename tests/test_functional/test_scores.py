@@ -7,9 +7,9 @@ import math
 import pytest
 import torch
 
-from tame.checks import InputError
 from tame.functional.scores import area_under_curve, confidences, drop, gain, increase, scores
 from tame.types import ScoreKind
+from tame.utils.checks import InputError
 
 
 def test_scores_of_both_kinds_by_hand() -> None:

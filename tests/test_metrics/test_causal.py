@@ -8,8 +8,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.metrics import DeletionAUC, InsertionAUC
+from tame.utils.checks import InputError
 
 BOTH = pytest.mark.parametrize("make", [InsertionAUC, DeletionAUC])
 Make = type[InsertionAUC] | type[DeletionAUC]

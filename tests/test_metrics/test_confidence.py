@@ -11,8 +11,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from tame.checks import InputError
 from tame.metrics import AverageDrop, AverageGain, IncreaseInConfidence
+from tame.utils.checks import InputError
 
 P = torch.tensor([0.5, 0.8, 0.2, 0.0])
 MASKED = torch.tensor([0.25, 0.9, 0.2, 0.3])  # drops 1/2, 0, 0, 0 (p = 0 counts as no drop); two increases

@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from tame.checks import InputError
 from tame.metrics import ROAD
 from tame.metrics.road import RoadReading
 from tame.types import RemovalOrder
+from tame.utils.checks import InputError
 
 READINGS: tuple[RoadReading, ...] = ("confidence", "kept")
 CONFIDENCE = torch.tensor([0.5, 1.0, 0.0, 0.25])

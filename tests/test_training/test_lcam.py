@@ -9,15 +9,15 @@ import torch.nn.functional as F
 from safetensors.torch import load_file
 
 from tame.attention import LCAM_FORMS, build_attention
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
 from tame.backbones import BACKBONES
-from tame.checks import InputError
-from tame.cli import main
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
+from tame.cli.main import main
 from tame.options import TrainOptions
 from tame.presets import PRESETS
-from tame.training.run import train
 from tame.training.setup import resolve_choices
+from tame.training.train import train
+from tame.utils.checks import InputError
 from toys import TOY_SPECS, seeded
 
 METHODS = {"lcam-img": "lcam_img", "lcam-img-a": "lcam_img", "lcam-fm": "lcam_fm", "lcam-fm-a": "lcam_fm"}

@@ -5,13 +5,13 @@ import pytest
 import torch
 
 from tame.attention import build_attention
-from tame.checks import InputError
-from tame.cli import main
-from tame.files import write_json
+from tame.cli.main import main
 from tame.options import LrFindOptions
 from tame.training import lr_find as module
 from tame.training.lr_find import LrCurve, lr_find, range_test, smooth, suggest
 from tame.training.setup import set_up, start, with_attention
+from tame.utils.checks import InputError
+from tame.utils.io import write_json
 from toys import TOY_SPECS, seeded
 
 

@@ -4,11 +4,11 @@ import torch
 from torch.utils.data import DataLoader
 
 from tame.attention import TAME
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
-from tame.checks import InputError
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
 from tame.training.module import SMALLEST_KEEP, AttentionModule
+from tame.utils.checks import InputError
 
 
 @pytest.fixture

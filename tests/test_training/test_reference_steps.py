@@ -5,10 +5,10 @@ import torch
 from torchvision import models
 
 from tame.attention import LCAM, TAME
-from tame.backbones import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 from tame.functional.masking import min_max
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
 from tame.training.optim import build_optimizer, build_schedule
 
 pytestmark = pytest.mark.shared

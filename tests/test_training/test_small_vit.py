@@ -6,14 +6,15 @@ from torchvision.models import VisionTransformer
 
 from tame.attention import TAME
 from tame.attention.initialise import initialise_from_gradients
-from tame.backbones import BackboneSpec, Preprocessing, TokenLayout, load_backbone
-from tame.backbones.gradients import class_gradients
+from tame.attention.loss import AttentionLoss
+from tame.attention.model import ExplainedClassifier
+from tame.backbones import load_backbone
 from tame.backbones.torchvision import torchvision_spec
+from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
+from tame.classifier.gradients import class_gradients
 from tame.data import Crop, load_image
-from tame.explanation import bundled_photographs
 from tame.functional.masking import rank_scale
-from tame.loss import AttentionLoss
-from tame.model import ExplainedClassifier
+from tame.inference import bundled_photographs
 from tame.training.optim import build_optimizer, build_schedule
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]

@@ -8,11 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
+from tame.classifier import FrozenClassifier
+from tame.classifier.blocks.families import class_token_grid, open_transformer
+from tame.classifier.blocks.transformer import Block, exact_graph
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.iia.steps import check_steps, image_steps, steps_to_one
-from tame.explainers.lrp.adapters import class_token_grid, open_transformer
-from tame.explainers.lrp.blocks import Block, exact_graph
 
 
 class AttentionIIA(CheckedExplainer):
@@ -29,7 +29,7 @@ class AttentionIIA(CheckedExplainer):
 
     Args:
         classifier: The classifier to explain.
-        number: Number n of steps of both ways.
+        steps: Number n of steps of both ways.
         batch_size: Images at a step per pass; the maps do not depend on it, up to rounding.
 
     Raises:
@@ -39,7 +39,7 @@ class AttentionIIA(CheckedExplainer):
 
     Example:
         >>> from torchvision.models import VisionTransformer
-        >>> from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+        >>> from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
         >>> layout = TokenLayout(prefix=1, grid=(2, 2))
         >>> spec = BackboneSpec("toy", VisionTransformer, Preprocessing(8, 8), ("cat", "dog"), tokens=layout)
         >>> net = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=4, mlp_dim=8, num_classes=2)
@@ -48,10 +48,10 @@ class AttentionIIA(CheckedExplainer):
         torch.Size([3, 2, 2])
     """
 
-    def __init__(self, classifier: FrozenClassifier, number: int = 5, batch_size: int = 16) -> None:
-        check_steps(number, batch_size)
+    def __init__(self, classifier: FrozenClassifier, steps: int = 5, batch_size: int = 16) -> None:
+        check_steps(steps, batch_size)
         super().__init__(classifier)
-        self.number, self.batch_size = number, batch_size
+        self.steps, self.batch_size = steps, batch_size
         self.transformer = open_transformer(classifier)
         self.layout = class_token_grid(classifier)
 
@@ -65,7 +65,7 @@ class AttentionIIA(CheckedExplainer):
 
     def _mean_products(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return M_l of every block, T tokens and at most ``batch_size`` images, (L, b, T, T)."""
-        fractions = steps_to_one(self.number, images)
+        fractions = steps_to_one(self.steps, images)
         tokens = self.layout.prefix + self.layout.grid[0] * self.layout.grid[1]
         sums = images.new_zeros(len(self.transformer.blocks), len(images), tokens, tokens)
         for chunk in fractions.split(max(1, self.batch_size // max(1, len(images)))):
@@ -84,7 +84,7 @@ class AttentionIIA(CheckedExplainer):
             tokens = seen.output
         with torch.no_grad():
             final = last.run(tokens).attention
-        for fraction in steps_to_one(self.number, images):
+        for fraction in steps_to_one(self.steps, images):
             leaf = (fraction * final).requires_grad_()
             logits = self.transformer.head(self.transformer.norm(run_with_attention(last, tokens, leaf))[:, 0])
             total = logits.gather(1, targets.unsqueeze(1)).sum()  # images do not influence one another

@@ -7,9 +7,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.backbones.gradients import as_map
-from tame.backbones.partial import cut_at
+from tame.classifier import FrozenClassifier
+from tame.classifier.gradients import as_map
+from tame.classifier.split import cut_at
 from tame.explainers.cams import LayerExplainer, activations_and_gradients
 from tame.explainers.iia.steps import check_steps, image_steps, steps_to_one
 
@@ -31,8 +31,8 @@ class ReleasedIIA(LayerExplainer):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
-        number: Number n of steps.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        steps: Number n of steps.
         batch_size: Images at a step per pass; the maps do not depend on it, up to rounding.
 
     Raises:
@@ -41,10 +41,12 @@ class ReleasedIIA(LayerExplainer):
     Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, and its program.
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str, number: int = 10, batch_size: int = 32) -> None:
-        check_steps(number, batch_size)
+    def __init__(
+        self, classifier: FrozenClassifier, layer: str | None = None, steps: int = 10, batch_size: int = 32
+    ) -> None:
+        check_steps(steps, batch_size)
         super().__init__(classifier, layer)
-        self.number, self.batch_size = number, batch_size
+        self.steps, self.batch_size = steps, batch_size
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -54,7 +56,7 @@ class ReleasedIIA(LayerExplainer):
     def _maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (b, h, w) of at most ``batch_size`` images."""
         parts = []
-        for chunk in steps_to_one(self.number, images).split(max(1, self.batch_size // max(1, len(images)))):
+        for chunk in steps_to_one(self.steps, images).split(max(1, self.batch_size // max(1, len(images)))):
             rows = image_steps(self.classifier, images, chunk)
             values, gradients = activations_and_gradients(self.classifier, self.layer, rows, targets.repeat(len(chunk)))
             products = as_map(self.classifier, gradients * values.relu(), images.shape[2:]).sum(1)
@@ -76,8 +78,8 @@ class RepairedIIA(ReleasedIIA):
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A.
-        number: Number n of steps of both ways.
+        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        steps: Number n of steps of both ways.
         batch_size: Values of the layer per pass; the maps do not depend on it, up to rounding.
 
     Raises:
@@ -87,7 +89,7 @@ class RepairedIIA(ReleasedIIA):
 
     Example:
         >>> from torch import nn
-        >>> from tame.backbones import BackboneSpec, Preprocessing
+        >>> from tame.classifier import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(4, 4), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> explainer = RepairedIIA(FrozenClassifier(spec, net, layers=["1"]), "1")
@@ -95,19 +97,21 @@ class RepairedIIA(ReleasedIIA):
         torch.Size([2, 4, 4])
     """
 
-    def __init__(self, classifier: FrozenClassifier, layer: str, number: int = 10, batch_size: int = 32) -> None:
-        super().__init__(classifier, layer, number, batch_size)
+    def __init__(
+        self, classifier: FrozenClassifier, layer: str | None = None, steps: int = 10, batch_size: int = 32
+    ) -> None:
+        super().__init__(classifier, layer, steps, batch_size)
         self.halves = cut_at(classifier, self.layer)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
-        at_once = max(1, self.batch_size // (self.number + 1))  # all steps of an image are needed together
+        at_once = max(1, self.batch_size // (self.steps + 1))  # all steps of an image are needed together
         parts = zip(images.split(at_once), targets.split(at_once), strict=True)
         return torch.cat([self._maps(*part) for part in parts])
 
     def _maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (b, h, w) of so few images that all their steps fit into a pass."""
-        fractions = steps_to_one(self.number, images)
+        fractions = steps_to_one(self.steps, images)
         rows = image_steps(self.classifier, images, fractions)
         passes = [self.halves.before(part) for part in rows.split(self.batch_size)]
         outputs, *others = (torch.cat(parts).unflatten(0, (len(fractions), -1)) for parts in zip(*passes, strict=True))
@@ -118,10 +122,10 @@ class RepairedIIA(ReleasedIIA):
         for pairs in torch.cartesian_prod(number, number).split(max(1, self.batch_size // max(1, len(images)))):
             i, j = pairs.T
             share = fractions[j].to(values).view(-1, *[1] * low.ndim)
-            steps = share * (values[i] - low)  # v_ij - r
-            points = [each.flatten(0, 1) for each in (low + steps, *(other[i] for other in others))]
+            way = share * (values[i] - low)  # v_ij - r
+            points = [each.flatten(0, 1) for each in (low + way, *(other[i] for other in others))]
             gradients = self._gradients(points, targets.repeat(len(i)))
-            weights = torch.where(share == 0, low, steps).relu().flatten(0, 1)
+            weights = torch.where(share == 0, low, way).relu().flatten(0, 1)
             products = as_map(self.classifier, gradients * weights, images.shape[2:]).sum(1)
             parts.append(products.unflatten(0, (len(i), -1)).sum(0))
         return torch.stack(parts).sum(0)

@@ -2,22 +2,58 @@
 
 from __future__ import annotations
 
-from tame.backbones import FrozenClassifier
-from tame.explainers.base import EXPLAINERS
-from tame.explainers.cams import at_cam_layer
+from tame.classifier import FrozenClassifier
+from tame.explainers.base import CheckedExplainer
 from tame.explainers.iia.attention import AttentionIIA
 from tame.explainers.iia.maps import ReleasedIIA, RepairedIIA
-from tame.options import MethodOptions
-from tame.types import Explainer
+from tame.explainers.registry import EXPLAINERS, Method
+from tame.utils.checks import InputError
 
 
-@EXPLAINERS.register("iia")
-def _iia(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-    """IIA as published for tokens; for feature maps our repair of it, at the CAM layer."""
-    return AttentionIIA(classifier) if classifier.spec.tokens else at_cam_layer(RepairedIIA)(classifier, options)
+def _iia(
+    classifier: FrozenClassifier, layer: str | None = None, steps: int | None = None, batch_size: int | None = None
+) -> CheckedExplainer:
+    """Build IIA: as published for tokens, for feature maps our repair of it, at the CAM layer."""
+    return _build(RepairedIIA, classifier, layer, steps, batch_size)
 
 
-@EXPLAINERS.register("iia_released")
-def _iia_released(classifier: FrozenClassifier, options: MethodOptions) -> Explainer:
-    """IIA as the released program computes it; for tokens that is `iia`."""
-    return AttentionIIA(classifier) if classifier.spec.tokens else at_cam_layer(ReleasedIIA)(classifier, options)
+def _iia_released(
+    classifier: FrozenClassifier, layer: str | None = None, steps: int | None = None, batch_size: int | None = None
+) -> CheckedExplainer:
+    """Build IIA as the released program computes it; for tokens that is the same as `_iia`."""
+    return _build(ReleasedIIA, classifier, layer, steps, batch_size)
+
+
+def _build(
+    kind: type[ReleasedIIA],
+    classifier: FrozenClassifier,
+    layer: str | None,
+    steps: int | None,
+    batch_size: int | None,
+) -> CheckedExplainer:
+    sizes = {"steps": steps, "batch_size": batch_size}
+    named = {name: value for name, value in sizes.items() if value is not None}
+    if not classifier.spec.tokens:
+        return kind(classifier, layer, **named)
+    if layer is not None:
+        raise InputError(f"IIA reads the attention of {classifier.spec.name}, not a layer: expected none, got {layer}")
+    return AttentionIIA(classifier, **named)
+
+
+for _name, _title, _factory, _summary, _cost in (
+    (
+        "iia",
+        "IIA",
+        _iia,
+        "integral of gradients over image and feature map",
+        "121 forward, 121 backward from the layer",
+    ),
+    (
+        "iia_released",
+        "IIA (released)",
+        _iia_released,
+        "IIA as its released program computes it: the integral over the image alone",
+        "11 forward, 11 backward",
+    ),
+):
+    EXPLAINERS.register(_name)(Method(_title, _summary, _cost, _factory, "Barkan et al., ICCV 2023"))

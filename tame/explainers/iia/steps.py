@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
+from tame.classifier import FrozenClassifier
+from tame.utils.checks import InputError
 
 
 def steps_to_one(number: int, like: Tensor) -> Tensor:

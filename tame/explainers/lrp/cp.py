@@ -5,11 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from tame.backbones import FrozenClassifier
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
-from tame.explainers.lrp.adapters import open_transformer
-from tame.explainers.lrp.blocks import ForwardRules, exact_graph
-from tame.options import MethodOptions
+from tame.classifier import FrozenClassifier
+from tame.classifier.blocks.families import open_transformer
+from tame.classifier.blocks.transformer import ForwardRules, exact_graph
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import EXPLAINERS, Method
 
 
 def norm_with_constant_deviation(norm: nn.LayerNorm, values: Tensor) -> Tensor:
@@ -56,7 +56,7 @@ class CPLRP(CheckedExplainer):
 
     Example:
         >>> from torchvision.models import VisionTransformer
-        >>> from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+        >>> from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
         >>> layout = TokenLayout(prefix=1, grid=(2, 2))
         >>> spec = BackboneSpec("toy", VisionTransformer, Preprocessing(8, 8), ("cat", "dog"), tokens=layout)
         >>> net = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=4, mlp_dim=8, num_classes=2)
@@ -82,7 +82,13 @@ class CPLRP(CheckedExplainer):
         return maps if self.signed else maps.relu()
 
 
-@EXPLAINERS.register("cp_lrp")
-def _cp_lrp(classifier: FrozenClassifier, options: MethodOptions) -> CPLRP:
-    """CP-LRP without negative evidence."""
-    return CPLRP(classifier)
+EXPLAINERS.register("cp_lrp")(
+    Method(
+        title="CP-LRP",
+        summary="gradient times input, with attention, norms and activations held constant",
+        cost="1 forward, 1 backward",
+        build=CPLRP,
+        paper="Ali et al., ICML 2022",
+        transformers_only=True,
+    )
+)

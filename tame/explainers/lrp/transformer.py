@@ -5,14 +5,14 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from tame.backbones import FrozenClassifier
-from tame.checks import InputError
-from tame.explainers.base import EXPLAINERS, CheckedExplainer
-from tame.explainers.lrp.adapters import class_token_grid, open_transformer
-from tame.explainers.lrp.blocks import class_token_row, exact_graph
+from tame.classifier import FrozenClassifier
+from tame.classifier.blocks.families import class_token_grid, open_transformer
+from tame.classifier.blocks.transformer import class_token_row, exact_graph
+from tame.explainers.base import CheckedExplainer
 from tame.explainers.lrp.rules import TRANSFORMER_LRP, RelevanceRules
 from tame.explainers.lrp.walk import block_relevance, head_relevance
-from tame.options import MethodOptions
+from tame.explainers.registry import EXPLAINERS, Method
+from tame.utils.checks import InputError
 
 
 class TransformerLRP(CheckedExplainer):
@@ -40,7 +40,7 @@ class TransformerLRP(CheckedExplainer):
 
     Example:
         >>> from torchvision.models import VisionTransformer
-        >>> from tame.backbones import BackboneSpec, Preprocessing, TokenLayout
+        >>> from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
         >>> layout = TokenLayout(prefix=1, grid=(2, 2))
         >>> spec = BackboneSpec("toy", VisionTransformer, Preprocessing(8, 8), ("cat", "dog"), tokens=layout)
         >>> net = VisionTransformer(8, 4, num_layers=2, num_heads=2, hidden_dim=4, mlp_dim=8, num_classes=2)
@@ -84,6 +84,13 @@ class TransformerLRP(CheckedExplainer):
         return weighted[::-1]
 
 
-@EXPLAINERS.register("transformer_lrp")
-def _transformer_lrp(classifier: FrozenClassifier, options: MethodOptions) -> TransformerLRP:
-    return TransformerLRP(classifier)
+EXPLAINERS.register("transformer_lrp")(
+    Method(
+        title="Transformer LRP",
+        summary="relevance of the attention, weighted by its gradient, followed through the blocks",
+        cost="1 forward, 1 backward, 1 relevance pass",
+        build=TransformerLRP,
+        paper="Chefer et al., CVPR 2021",
+        transformers_only=True,
+    )
+)

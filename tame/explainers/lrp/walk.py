@@ -8,7 +8,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from tame.explainers.lrp.blocks import Block, BlockPass, EncoderPass, Transformer
+from tame.classifier.blocks.transformer import Block, BlockPass, EncoderPass, Transformer
 from tame.explainers.lrp.rules import RelevanceRules
 
 

@@ -1,0 +1,1 @@
+"""Lightning callbacks: AD, IC, ROAD and explanation pictures in any Lightning run."""

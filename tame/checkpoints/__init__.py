@@ -1,0 +1,1 @@
+"""Trained attention mechanisms on disk: this project's own files, and those of the authors' programs."""

@@ -1,0 +1,174 @@
+"""Load a classifier by name, with what a checkpoint of an attention mechanism knows of it."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import torch
+from torch import nn
+
+from tame.backbones import find_spec, load_backbone
+from tame.checkpoints.native import layers_of, own_backbone, read_metadata, spec_for
+from tame.classifier import BackboneSpec, FrozenClassifier
+from tame.classifier.probing.overrides import SpecOverrides, read_class_names, read_size
+from tame.types import DeviceName
+from tame.utils.checks import InputError
+from tame.utils.devices import resolve_device
+
+logger = logging.getLogger("tame")
+
+DEFAULT_BACKBONE = "efficientnet_lite0"
+"""The classifier of commands and calls that name none: its weights come with a package."""
+
+
+def load_classifier(
+    backbone: str | Path = DEFAULT_BACKBONE,
+    *,
+    weights: str | Path | None = None,
+    layers: str | Sequence[str] | None = None,
+    num_classes: int | None = None,
+    class_names: str | Path | Sequence[str] | None = None,
+    input_size: str | int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    checkpoint: str | Path | None = None,
+    device: DeviceName = "auto",
+    seed: int = 0,
+) -> FrozenClassifier:
+    """Load a trained classifier and freeze it.
+
+    Args:
+        backbone: The classifier: a name of `tame list backbones`, timm:NAME, package.module:function that returns an
+            nn.Module, or a spec file (.toml, .yaml, .json).
+        weights: Name of published weights, path of a state_dict (loaded without executing code), or "random"; default:
+            those of the spec file or checkpoint, otherwise the first published ones.
+        layers: Feature layers: a layer set (paper, released, proposed) or module names; default: those of the
+            checkpoint, otherwise of the preset.
+        num_classes: Number of classes; default: the backbone's.
+        class_names: Class names in index order, a file with one per line, or "imagenet"; default: the backbone's.
+        input_size: Side of the classifier's input in pixels, or HEIGHTxWIDTH; default: from the backbone's
+            preprocessing.
+        mean: Mean per channel of images in [0, 1]; default: from the backbone's preprocessing.
+        std: Standard deviation per channel, likewise.
+        checkpoint: Trained attention mechanism that the classifier is loaded for: its layers, and the weights that it
+            brings along, are used where none are named.
+        device: auto (CUDA where there is one, otherwise the CPU), cpu, cuda or mps.
+        seed: Seed of random weights.
+
+    Returns:
+        The classifier, in eval mode and without gradients, on its device.
+
+    Raises:
+        InputError: For a backbone, weights, layers, checkpoint or device that cannot be used.
+
+    Example:
+        >>> classifier = load_classifier("resnet18", weights="random", num_classes=3, device="cpu")
+        >>> classifier.spec.num_classes, classifier.layers
+        (3, ('layer2', 'layer3', 'layer4'))
+    """
+    target = resolve_device(device)
+    spec = find_spec(backbone, overrides_of(num_classes, class_names, input_size, mean, std))
+    chosen: str | Path | None = weights
+    named = layers if layers is None or isinstance(layers, str) else list(layers)
+    if checkpoint is not None:
+        spec = spec_for(checkpoint, spec)
+        if weights is None and (own := own_backbone(checkpoint)):
+            logger.warning("The weights of %s are those that came with %s.", spec.name, checkpoint)
+            chosen = str(checkpoint)
+            spec = replace(spec, weights={chosen: lambda: own})
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)  # random weights are the same in all processes, and when a run is resumed
+        classifier = load_backbone(spec, chosen, named or (layers_of(checkpoint, spec) if checkpoint else None))
+    classifier.layers_named = layers is not None
+    arguments = {
+        "backbone": str(backbone),
+        "weights": None if weights is None else str(weights),
+        "layers": named,
+        "num_classes": num_classes,
+        "class_names": class_names if class_names is None or isinstance(class_names, str) else _plain(class_names),
+        "input_size": input_size if input_size is None or isinstance(input_size, str | int) else list(input_size),
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+    }
+    classifier.source = {name: value for name, value in arguments.items() if value is not None}
+    return classifier.to(target)
+
+
+def as_classifier(
+    classifier: FrozenClassifier | nn.Module | str | Path, device: DeviceName = "auto"
+) -> FrozenClassifier:
+    """Return a frozen classifier for whatever names or holds one.
+
+    Args:
+        classifier: A frozen classifier, returned as it is; a trained network, wrapped by
+            `FrozenClassifier.from_module`; or what `load_classifier` takes as ``backbone``.
+        device: Of a classifier that is loaded by name.
+
+    Raises:
+        InputError: For anything that cannot be used.
+    """
+    if isinstance(classifier, FrozenClassifier):
+        return classifier
+    if isinstance(classifier, nn.Module):
+        return FrozenClassifier.from_module(classifier)
+    if isinstance(classifier, str | Path):
+        return load_classifier(classifier, device=device)
+    raise InputError(
+        f"expected a classifier (a name, a network or a FrozenClassifier), got {type(classifier).__name__}"
+    )
+
+
+def overrides_of(
+    num_classes: int | None = None,
+    class_names: str | Path | Sequence[str] | None = None,
+    input_size: str | int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> SpecOverrides:
+    """Return what a user says of a classifier, see `load_classifier`.
+
+    Raises:
+        InputError: For a value that cannot be read.
+    """
+    if isinstance(class_names, str | Path):
+        names: tuple[str, ...] | None = read_class_names(class_names)
+    else:
+        names = None if class_names is None else tuple(class_names)
+    return SpecOverrides(
+        num_classes=num_classes,
+        class_names=names,
+        input_size=None if input_size is None else read_size("input_size", input_size),
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+    )
+
+
+def checkpoint_spec(path: str | Path, spec: BackboneSpec) -> tuple[BackboneSpec, tuple[str, ...]]:
+    """Return a spec as a checkpoint needs it, and the checkpoint's feature layers."""
+    spec = spec_for(path, spec)
+    return spec, tuple(layers_of(path, spec))
+
+
+def checkpoints_by_backbone(paths: Sequence[str | Path], backbones: Sequence[str]) -> dict[str, str | Path]:
+    """Return checkpoints by the backbone that each was trained for.
+
+    Raises:
+        InputError: For a checkpoint that does not name its backbone, is of none of these, or the second of one.
+    """
+    found: dict[str, str | Path] = {}
+    for path in paths:
+        if not (backbone := read_metadata(path)["backbone"]):
+            raise InputError(f"the checkpoint {path} does not name its backbone: give it with one --backbone")
+        if backbone not in backbones:
+            raise InputError(f"the checkpoint {path} was trained for backbone {backbone}, not {' or '.join(backbones)}")
+        if backbone in found:
+            raise InputError(f"expected one checkpoint for backbone {backbone}, got {found[backbone]} and {path}")
+        found[backbone] = path
+    return found
+
+
+def _plain(names: Path | Sequence[str]) -> str | list[str]:
+    return str(names) if isinstance(names, Path) else list(names)

@@ -1,0 +1,1 @@
+"""Transformer blocks, described once per family: LRP, IIA and attention flow read them here."""

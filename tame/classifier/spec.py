@@ -1,0 +1,181 @@
+"""What a backbone is: everything the framework must know of a classifier, as data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from typing import Any, get_args
+
+from torch import Tensor, nn
+
+from tame.types import Interpolation, MaskingKind, ScoreKind
+from tame.utils.checks import InputError, check_sides
+
+
+@dataclass(frozen=True)
+class Preprocessing:
+    """How a photograph becomes a classifier's input.
+
+    Attributes:
+        resize: Length of the short side after resizing, or (height, width) whatever the photograph's, pixels.
+        crop: Side of the square centre crop, or its (height, width), pixels.
+        interpolation: ``bilinear`` or ``bicubic``.
+        mean: Per channel, for images in [0, 1].
+        std: Per channel, for images in [0, 1].
+
+    Raises:
+        InputError: For sides below one pixel, an unknown interpolation, or mean and std that do not fit each other.
+    """
+
+    resize: int | tuple[int, int]
+    crop: int | tuple[int, int]
+    interpolation: str = "bilinear"
+    mean: tuple[float, ...] = (0.485, 0.456, 0.406)
+    std: tuple[float, ...] = (0.229, 0.224, 0.225)
+
+    def __post_init__(self) -> None:
+        check_sides("resize", self.resize)
+        check_sides("crop", self.crop)
+        if self.interpolation not in get_args(Interpolation):
+            known = " or ".join(get_args(Interpolation))
+            raise InputError(f"expected the interpolation {known}, got {self.interpolation!r}")
+        if not self.mean or len(self.mean) != len(self.std):
+            raise InputError(
+                f"expected mean and std of one length, a number per channel, got {self.mean} and {self.std}"
+            )
+        if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
+            raise InputError(f"expected finite means and stds above 0, got mean {self.mean} and std {self.std}")
+
+    @property
+    def channels(self) -> int:
+        """Number of image channels."""
+        return len(self.mean)
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width of the classifier's input, pixels."""
+        return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Shape (C, H, W) of the classifier's input."""
+        return (self.channels, *self.size)
+
+
+@dataclass(frozen=True)
+class TokenLayout:
+    """How a token sequence (B, p + n, D) becomes a map (B, D, gh, gw).
+
+    Attributes:
+        prefix: Number p of tokens before the patches (class token, registers).
+        grid: (gh, gw) with gh * gw = n.
+        gate: Multiply the patch tokens by the first prefix token (the released program's ``TTAME``).
+
+    Raises:
+        InputError: For a gate without a prefix token.
+    """
+
+    prefix: int
+    grid: tuple[int, int]
+    gate: bool = False
+
+    def __post_init__(self) -> None:
+        if self.gate and not self.prefix:
+            raise InputError("expected a prefix token to gate the patches with, got prefix=0")
+
+    def to_map(self, tokens: Tensor) -> Tensor:
+        """Return tokens (B, p + n, D) as a map (B, D, gh, gw).
+
+        Raises:
+            InputError: If the number of tokens does not fit.
+        """
+        height, width = self.grid
+        if tokens.ndim != 3 or tokens.shape[1] != self.prefix + height * width:
+            raise InputError(
+                f"expected tokens of shape (B, {self.prefix} + {height} * {width}, D), got {tuple(tokens.shape)}"
+            )
+        patches = tokens[:, self.prefix :]
+        if self.gate:
+            patches = patches * tokens[:, :1]
+        return patches.transpose(1, 2).reshape(len(tokens), -1, height, width)  # (B, n, D) -> (B, D, gh, gw)
+
+
+@dataclass(frozen=True)
+class BackboneSpec:
+    """One classifier, described.
+
+    Attributes:
+        name: Its name on the command line and in checkpoints.
+        build: Returns the module with random weights.
+        preprocessing: Resize, crop, interpolation, mean and std.
+        class_names: One name per class, in index order.
+        layers: Tap sets by name (``paper``, ``released``, ``proposed``), each a tuple of module names, earliest
+            first. A name means the module's last call. Empty: taps are proposed.
+        cam_layer: Module whose output Grad-CAM explains; None for the last feature layer.
+        masking: Its own masking kind.
+        tokens: Layout of token sequences; None for classifiers made of feature maps.
+        weights: Published weights by name: functions that return a state_dict, or None where ``build`` brings them.
+        weights_preprocessing: Preprocessing of those published weights that need another one.
+        layer_aliases: Other names of layers, as they stand in the authors' checkpoints.
+        output: From what the module returns to logits (B, K), see `tame.classifier.outputs`; None: found out.
+        score: What makes a confidence of a logit: ``softmax`` over all classes, or the ``sigmoid`` of the class's own
+            for classifiers that may find several classes in one image.
+
+    Raises:
+        InputError: For an unknown score, or one class whose softmax is always 1.
+    """
+
+    name: str
+    build: Callable[[], nn.Module]
+    preprocessing: Preprocessing
+    class_names: tuple[str, ...]
+    layers: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    cam_layer: str | None = None
+    masking: MaskingKind = "cnn"
+    tokens: TokenLayout | None = None
+    weights: Mapping[str, Callable[[], Mapping[str, Tensor] | None]] = field(default_factory=dict)
+    weights_preprocessing: Mapping[str, Preprocessing] = field(default_factory=dict)
+    layer_aliases: Mapping[str, str] = field(default_factory=dict)
+    output: Callable[[Any], Tensor] | None = None
+    score: ScoreKind = "softmax"
+
+    def __post_init__(self) -> None:
+        if self.score not in get_args(ScoreKind):
+            raise InputError(f"expected the score {' or '.join(get_args(ScoreKind))}, got {self.score!r}")
+        if self.score == "softmax" and self.num_classes == 1:
+            raise InputError(
+                f"the softmax score of a single class is always 1: expected two class names (negative, positive) or "
+                f"the score sigmoid for {self.name}, got the class {self.class_names[0]!r} alone"
+            )
+
+    @property
+    def num_classes(self) -> int:
+        """Number K of classes."""
+        return len(self.class_names)
+
+    def resolve_target(self, target: str | int) -> int:
+        """Return the class index that an index or a class name stands for.
+
+        Case does not matter. A name matches as a whole; two classes of one name need the index.
+
+        Raises:
+            InputError: For an index out of range, or an unknown or ambiguous name with near matches.
+        """
+        text = str(target).strip()
+        if text.removeprefix("-").isdecimal():
+            if not 0 <= int(text) < self.num_classes:
+                raise InputError(f"expected a class index in 0..{self.num_classes - 1}, got {text}")
+            return int(text)
+        lowered = [name.lower() for name in self.class_names]
+        found = [index for index, name in enumerate(lowered) if name == text.lower()]
+        if len(found) == 1:
+            return found[0]
+        if found:
+            raise InputError(f"class name {text!r} is ambiguous: give one of the indices {', '.join(map(str, found))}")
+        parts = [index for index, name in enumerate(lowered) if text.lower() in name]
+        close = [lowered.index(name) for name in get_close_matches(text.lower(), lowered, n=5)]
+        near = list(dict.fromkeys(parts[:5] + close))
+        hint = "; near matches: " + ", ".join(f"{self.class_names[i]!r} ({i})" for i in near) if near else ""
+        raise InputError(f"unknown class {text!r} for {self.name}{hint}")

@@ -1,0 +1,69 @@
+"""Explanation methods of the user's own: functions, by themselves or as ``package.module:function``."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from tame.classifier import FrozenClassifier
+from tame.explainers.base import CheckedExplainer
+from tame.utils.checks import InputError
+from tame.utils.imports import import_function
+
+ExplainFunction = Callable[[Tensor, Tensor], Tensor]
+
+
+class UserExplainer(CheckedExplainer):
+    """A function as an explainer, its answers checked.
+
+    Args:
+        classifier: The classifier that it explains.
+        function: Returns maps (B, h, w) of images (B, C, H, W) in [0, 1] and targets (B,).
+    """
+
+    def __init__(self, classifier: FrozenClassifier, function: ExplainFunction) -> None:
+        super().__init__(classifier)
+        self.function = function
+
+    def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+        """Return the function's maps; it may take gradients."""
+        with torch.inference_mode(False), torch.enable_grad():
+            return self.function(images.clone(), targets.clone())  # inference tensors cannot enter a graph
+
+
+def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
+    """Import ``package.module:function``, also from the working folder.
+
+    The function takes (images, targets) and returns maps, or takes the classifier alone and returns such a function.
+
+    Raises:
+        InputError: If it cannot be imported, or takes anything else.
+    """
+    found = import_function(name, "method")
+    count = _required(found)
+    if count not in (1, 2):
+        raise InputError(
+            f"expected {name} to take (images, targets), or the classifier alone; it needs {count} arguments"
+        )
+    function = found if count == 2 else found(classifier)
+    if not callable(function):
+        raise InputError(
+            f"expected {name} to return a function of (images, targets) for a classifier, got {type(function).__name__}"
+        )
+    return function
+
+
+def _required(function: Any) -> int:
+    """Return how many arguments must be given by position; 0 for what cannot be called."""
+    if not callable(function):
+        return 0
+    by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # written in C, and silent about itself
+        return 0
+    return sum(one.kind in by_position and one.default is one.empty for one in parameters)

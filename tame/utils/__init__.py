@@ -1,0 +1,1 @@
+"""Checks, registry, files, devices, memory, imports, versions: nothing that belongs to the field."""

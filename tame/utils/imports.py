@@ -1,0 +1,34 @@
+"""Functions of the user's own, named on the command line."""
+
+from __future__ import annotations
+
+import sys
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from tame.utils.checks import InputError
+
+
+def import_function(name: str, what: str) -> Any:
+    """Import ``package.module:function``, also from the working folder.
+
+    Args:
+        name: The function.
+        what: What it is needed as, for the message.
+
+    Raises:
+        InputError: If it cannot be imported.
+    """
+    module, _, attribute = name.partition(":")
+    here = str(Path.cwd())
+    sys.path.insert(0, here)
+    try:
+        found: Any = import_module(module)
+        for part in attribute.split("."):
+            found = getattr(found, part)
+    except (ImportError, AttributeError, ValueError) as error:
+        raise InputError(f"expected a {what} package.module:function, cannot import {name!r}: {error}") from error
+    finally:
+        sys.path.remove(here)
+    return found

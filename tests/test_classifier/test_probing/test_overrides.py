@@ -1,0 +1,114 @@
+"""What a user says of a classifier: read from words, and put in the place of what is usual."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from tame.classifier import Preprocessing, TokenLayout
+from tame.classifier.probing.infer_spec import adapted, with_overrides
+from tame.classifier.probing.overrides import SpecOverrides, read_class_names, read_size
+from tame.options import CommonOptions
+from tame.utils.checks import InputError
+from toys import TOY_SPECS
+
+CNN = TOY_SPECS["cnn"]
+
+
+def test_what_the_command_line_says(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n dog \nbird\n")
+    options = CommonOptions(
+        num_classes=3, class_names=str(tmp_path / "names.txt"), input_size="24x40", mean="0.5", std="0.25"
+    )
+    assert SpecOverrides.by(options) == SpecOverrides(
+        num_classes=3, class_names=("cat", "dog", "bird"), input_size=(24, 40), mean=(0.5,), std=(0.25,)
+    )
+    assert SpecOverrides.by(CommonOptions()) == SpecOverrides()
+
+
+def test_imagenet_names_need_no_file() -> None:
+    names = read_class_names("imagenet")
+    assert (len(names), names[0], names[-1]) == (1000, "tench", "toilet tissue")
+
+
+def test_unusable_class_names_are_refused(tmp_path: Path) -> None:
+    (tmp_path / "names.txt").write_text("cat\n\ndog\n")
+    with pytest.raises(InputError, match=r"expected a class name in every line of .*, got an empty line 2"):
+        read_class_names(tmp_path / "names.txt")
+    with pytest.raises(InputError, match=r"expected a file of class names, one per line, or imagenet, got .*nowhere"):
+        read_class_names(tmp_path / "nowhere.txt")
+
+
+@pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("64x96", (64, 96)), (32, (32, 32)), ([8, 9], (8, 9))])
+def test_sizes(text: str, size: tuple[int, int]) -> None:
+    assert read_size("--input-size", text) == size
+
+
+@pytest.mark.parametrize("text", ["", "big", "0", "3x4x5", "-2x4", [1, 2, 3]])
+def test_other_sizes_are_refused(text: str) -> None:
+    with pytest.raises(InputError, match="expected --input-size in pixels, one number or HEIGHTxWIDTH, got"):
+        read_size("--input-size", text)
+
+
+def test_means_that_are_no_numbers_are_refused() -> None:
+    with pytest.raises(InputError, match=r"expected --mean as numbers separated by commas, one per channel, got 'a,b'"):
+        SpecOverrides.by(CommonOptions(mean="a,b"))
+
+
+def test_the_stronger_word_wins() -> None:
+    weak, strong = (
+        SpecOverrides(num_classes=3, masking="vit", mean=(0.1,)),
+        SpecOverrides(num_classes=4, cam_layer="top"),
+    )
+    assert strong.over(weak) == SpecOverrides(num_classes=4, masking="vit", mean=(0.1,), cam_layer="top")
+
+
+@pytest.mark.parametrize(
+    ("given", "resize", "crop"),
+    [
+        (SpecOverrides(), 256, 224),
+        (SpecOverrides(input_size=(112, 112)), 128, 112),  # in proportion
+        (SpecOverrides(input_size=(64, 96)), (64, 96), (64, 96)),  # the whole photograph
+        (SpecOverrides(input_size=(112, 112), resize=112), 112, 112),
+        (SpecOverrides(resize=(250, 300)), (250, 300), 224),
+    ],
+)
+def test_the_input_size_brings_its_resize(given: SpecOverrides, resize: object, crop: object) -> None:
+    found = adapted(Preprocessing(256, 224, "bicubic"), given)
+    assert (found.resize, found.crop, found.interpolation) == (resize, crop, "bicubic")
+    assert adapted(found, given) == found
+
+
+def test_a_spec_takes_what_is_given() -> None:
+    tokens = TokenLayout(1, (4, 4))
+    spec = with_overrides(
+        CNN,
+        SpecOverrides(
+            class_names=("a", "b", "c", "d", "e"),
+            layers=("stage2",),
+            cam_layer="stage1",
+            masking="vit",
+            tokens=tokens,
+            score="sigmoid",
+            output="logits",
+        ),
+    )
+    assert spec.class_names == ("a", "b", "c", "d", "e")
+    assert spec.layers["proposed"] == spec.layers["paper"] == ("stage2",)
+    assert (spec.cam_layer, spec.masking, spec.tokens, spec.score) == ("stage1", "vit", tokens, "sigmoid")
+    assert spec.output is not None
+    assert with_overrides(CNN, SpecOverrides()) == CNN
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (SpecOverrides(class_names=("cat", "dog")), "expected 5 class names for toy_cnn, got 2"),
+        (SpecOverrides(masking="blur"), "expected masking cnn or vit, got 'blur'"),
+        (SpecOverrides(score="tanh"), "expected score softmax or sigmoid, got 'tanh'"),
+    ],
+)
+def test_what_contradicts_is_refused(given: SpecOverrides, message: str) -> None:
+    with pytest.raises(InputError, match=message):
+        with_overrides(CNN, given)

@@ -1,0 +1,275 @@
+"""A classifier cut in two: exact, whatever lies at the cut, and nothing before it runs again."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Callable
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torchvision import models
+
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from tame.classifier.split import Halves, cut_at
+from tame.utils.checks import InputError
+
+Make = Callable[..., FrozenClassifier]
+ROWS = torch.tensor([2, 0, 0, 1, 2])
+
+
+def images(batch: int = 3, side: int = 64) -> Tensor:
+    return torch.rand(batch, 3, side, side, generator=torch.Generator().manual_seed(1))
+
+
+def frozen(module: nn.Module, layer: str, side: int = 64, tokens: TokenLayout | None = None) -> FrozenClassifier:
+    """Freeze a network of 10 classes whose BatchNorms look trained."""
+    generator = torch.Generator().manual_seed(0)
+    for part in module.modules():
+        if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
+            part.running_mean.normal_(std=0.1, generator=generator)
+            part.running_var.uniform_(0.5, 1.5, generator=generator)
+    classes = tuple(map(str, range(10)))
+    spec = BackboneSpec("net", nn.Identity, Preprocessing(side, side), class_names=classes, tokens=tokens)
+    return FrozenClassifier(spec, module, [layer])
+
+
+def replaced_logits(classifier: FrozenClassifier, layer: str, given: Tensor, output: Tensor) -> Tensor:
+    """The slow twin: the whole network, with the output of the layer's last call replaced."""
+    module, calls = classifier.module.get_submodule(layer), []
+    handle = module.register_forward_hook(lambda *_: calls.append(0))
+    classifier.logits(given)
+    handle.remove()
+
+    def replace(*_: object) -> Tensor | None:
+        calls.pop()
+        return None if calls else output.clone()
+
+    handle = module.register_forward_hook(replace)
+    logits = classifier.logits(given)
+    handle.remove()
+    return logits
+
+
+def assert_exact(classifier: FrozenClassifier, layer: str, given: Tensor) -> None:
+    """The halves together are the network, also with repeated rows and another output of the layer."""
+    halves = cut_at(classifier, layer)
+    values = halves.before(given)
+    kept = [value.clone() for value in values]
+    scale = float(classifier.logits(given).abs().max())
+    found = halves.behind(*(value[ROWS] for value in values))
+    torch.testing.assert_close(found, classifier.logits(given[ROWS]), rtol=0, atol=1e-5 * scale)
+    changed = values[0][ROWS] * torch.linspace(0, 2, len(ROWS)).view(-1, *[1] * (values[0].ndim - 1))
+    expected = replaced_logits(classifier, layer, given[ROWS], changed)
+    found = halves.behind(changed.clone(), *(value[ROWS] for value in values[1:]))
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
+    assert not found.requires_grad
+    assert_gradient_exact(halves, layer, given)
+    assert all(torch.equal(value, copy) for value, copy in zip(values, kept, strict=True))
+
+
+def assert_gradient_exact(halves: Halves, layer: str, given: Tensor) -> None:
+    """Gradients of all logits' squares reach the layer's output as they do in the whole network."""
+    values = halves.before(given)
+    leaves = [(values[0] / 2).requires_grad_() for _ in range(2)]  # not the images' own values
+    found = halves.behind(leaves[0], *(value.clone() for value in values[1:]))
+    expected = replaced_logits(halves.classifier, layer, given, leaves[1])
+    gradients = [
+        torch.autograd.grad(logits.square().sum(), leaf)[0]
+        for logits, leaf in zip((found, expected), leaves, strict=True)
+    ]
+    assert gradients[1].any()
+    torch.testing.assert_close(*gradients, rtol=0, atol=1e-4 * float(gradients[1].abs().max()))
+
+
+@pytest.mark.parametrize(
+    ("build", "layers"),
+    [
+        (  # in-place sums and activations behind, skips around, a module called twice
+            models.resnet18,
+            ["layer3", "layer4", "layer4.0.conv1", "layer4.0.bn2", "layer4.0.downsample", "layer4.1.relu"],
+        ),
+        (models.mobilenet_v3_small, ["features.8.block.2.fc2", "features.8.block.0", "features.12"]),  # a gate
+        (models.shufflenet_v2_x0_5, ["stage4.1.branch2", "stage4.1.branch2.2", "conv5"]),  # chunks, sizes
+        (models.densenet121, ["features.denseblock4.denselayer15", "features.norm5"]),  # lists of many earlier values
+        (models.vgg11, ["features.18"]),
+    ],
+)
+def test_exact(build: Callable[..., nn.Module], layers: list[str], caplog: pytest.LogCaptureFixture) -> None:
+    module = build(num_classes=10)
+    for layer in layers:
+        assert_exact(frozen(module, layer), layer, images())
+    assert not caplog.records  # every one could be cut
+
+
+@pytest.mark.parametrize("layer", ["ln_1", "ln_2", "mlp", "self_attention_and_skip"])
+def test_exact_for_tokens(toy_classifier: Make, layer: str, caplog: pytest.LogCaptureFixture) -> None:
+    block = "encoder.layers.encoder_layer_1"
+    layer = block if layer.endswith("skip") else f"{block}.{layer}"
+    assert_exact(toy_classifier("vit"), layer, images(side=32))
+    assert not caplog.records
+
+
+def test_only_what_lies_behind_runs_again() -> None:
+    classifier = frozen(models.resnet18(num_classes=10), "layer4.0.conv1")
+    ran: list[str] = []
+    for name, part in classifier.module.named_modules():
+        part.register_forward_hook(lambda *_, name=name: ran.append(name))
+    halves = cut_at(classifier, "layer4.0.conv1")
+    ran.clear()
+    values = halves.before(images())
+    first = set(ran)
+    assert "layer3.1.bn2" in first and "layer4.0.conv1" in first and "layer4.0.bn2" not in first
+    ran.clear()
+    halves.behind(*values)
+    assert "fc" in ran and "layer4.0.bn1" in ran and not first & set(ran) - {""}
+    assert [tuple(value.shape) for value in values] == [(3, 512, 2, 2), (3, 512, 2, 2)]  # and the skip, downsampled
+
+
+class Sizes(nn.Module):
+    """Sizes from before the layer are used behind it, among them the number of rows."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv2d(3, 8, 4, stride=4)
+        self.norm = nn.BatchNorm2d(8)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(inputs)
+        batch, channels, height, width = features.shape
+        return self.head(self.norm(features).relu().view(batch, channels, height * width).mean(2))
+
+
+def test_sizes_from_before_the_layer(caplog: pytest.LogCaptureFixture) -> None:
+    assert_exact(frozen(Sizes(), "norm"), "norm", images())
+    assert not caplog.records
+
+
+class Recurring(nn.Module):
+    """One convolution called twice, in-place activations on its output."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem = nn.Conv2d(3, 8, 4, stride=4)
+        self.conv = nn.Conv2d(8, 8, 3, padding=1)
+        self.head = nn.Linear(8, 10)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stem(inputs)
+        for _ in range(2):
+            features = features + F.relu_(self.conv(features))
+        return self.head(features.mean((2, 3)))
+
+
+class SequenceFirst(Recurring):
+    """What the second convolution's skip needs lies with its positions before its images."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(self.stem(inputs))
+        skip = features.flatten(2).permute(2, 0, 1)  # (n, B, C)
+        deep = self.conv(features).relu_().flatten(2).permute(2, 0, 1)
+        return self.head((skip + deep).mean(0))
+
+
+def test_the_last_of_several_calls(caplog: pytest.LogCaptureFixture) -> None:
+    assert_exact(frozen(Recurring(), "conv"), "conv", images())
+    assert not caplog.records
+
+
+def test_what_cannot_be_cut_runs_whole_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+    classifier = frozen(SequenceFirst(), "conv")
+    with caplog.at_level(logging.WARNING, "tame"):
+        assert_exact(classifier, "conv", images())
+    assert [record.message for record in caplog.records] == [
+        "net cannot be cut at conv: the whole network runs instead"
+    ]
+    assert all(not part._forward_hooks for part in classifier.module.modules())
+
+
+class Branching(Recurring):
+    """What runs depends on the values."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(self.stem(inputs))
+        return self.head(self.conv(features if features.sum() > -1e9 else -features).relu().mean((2, 3)))
+
+
+class Strange(Recurring):
+    """The tracer's values have any attribute, so that its graph cannot run."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.conv(self.stem(inputs))
+        return self.head((features * features.strange if hasattr(features, "strange") else features).mean((2, 3)))
+
+
+@pytest.mark.parametrize("module", [Branching, Strange])
+def test_what_cannot_be_traced_runs_whole_and_says_so(
+    module: type[nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    classifier = frozen(module(), "conv")
+    with caplog.at_level(logging.WARNING, "tame"):
+        assert_exact(classifier, "conv", images())
+        with pytest.raises(InputError, match="'con' is no layer of .*; near names: conv"):
+            cut_at(classifier, "con")
+    assert caplog.messages[0] == "net cannot be cut at conv: the whole network runs instead"
+
+
+class Hidden(Recurring):
+    """A value from before the layer changes once the layer has read it: its copy would be too late."""
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stem(inputs)
+        total = features + self.conv(features)
+        features.mul_(-3)
+        return self.head((total + features).mean((2, 3)))
+
+
+def test_a_cut_that_would_be_wrong_is_found(caplog: pytest.LogCaptureFixture) -> None:
+    assert_exact(frozen(Hidden(), "conv"), "conv", images())
+    assert len(caplog.records) == 1
+
+
+class Unused(Recurring):
+    def forward(self, inputs: Tensor) -> Tensor:
+        features = self.stem(inputs)
+        self.conv(features)
+        return self.head(features.mean((2, 3)))
+
+
+def test_a_layer_that_does_not_matter() -> None:
+    with pytest.raises(InputError, match="expected a layer that the logits of net depend on, got 'conv'"):
+        cut_at(frozen(Unused(), "conv"), "conv")
+
+
+def test_it_moves_and_is_copied_with_its_classifier() -> None:
+    """As in training: on another device, in half precision, and in a copy whose weights change."""
+    classifier = frozen(models.resnet18(num_classes=10), "layer4")
+    whole = nn.ModuleDict({"classifier": classifier, "halves": cut_at(classifier, "layer4")})
+    copied = copy.deepcopy(whole)
+    copied["classifier"].module.fc.weight.data.zero_()
+    whole.train()
+    assert not any(part.training for part in classifier.module.modules())
+    halves, other = whole["halves"], copied["halves"]
+    assert isinstance(halves, Halves) and isinstance(other, Halves)
+    values = halves.before(images())
+    bias = copied["classifier"].module.fc.bias
+    torch.testing.assert_close(other.behind(*values), bias.expand(3, -1))
+    assert halves.behind(*values).std() > 0
+    whole.to("meta")
+    assert all(tensor.is_meta for tensor in [*halves.parameters(), *halves.buffers()])
+
+
+@pytest.mark.parametrize("module", [models.resnet18, Branching])
+def test_gradients_under_autocast(module: Callable[..., nn.Module]) -> None:
+    layer = "conv" if module is Branching else "layer4"
+    classifier = frozen(module() if module is Branching else module(num_classes=10), layer)
+    halves = cut_at(classifier, layer)
+    mask = torch.rand(3, 1, 1, 1, requires_grad=True)
+    with torch.autocast("cpu", torch.bfloat16):
+        output, *others = halves.before(images())
+        halves.behind(output * mask, *others).float().square().sum().backward()
+    assert mask.grad is not None and mask.grad.isfinite().all() and mask.grad.abs().min() > 0
+    assert all(parameter.grad is None for parameter in classifier.parameters())

@@ -1,0 +1,340 @@
+"""From options to a finished evaluation: provenance, presets, a user's own methods and maps, kill -9."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import tame
+from small_runs import cells
+from tame.attention import build_attention
+from tame.attention.model import ExplainedClassifier
+from tame.backbones import load_backbone
+from tame.checkpoints.native import checkpoint_hash, save_attention
+from tame.classifier import FrozenClassifier
+from tame.data import list_hash, read_list, walk_images
+from tame.evaluation import Summary, read_run
+from tame.evaluation.evaluate import evaluate
+from tame.explainers.controls import centre_maps
+from tame.explainers.setup import load_classifier
+from tame.options import EvaluateOptions
+from tame.utils.checks import InputError
+from tame.utils.versions import versions
+
+Make = Callable[..., FrozenClassifier]
+
+
+@pytest.fixture(autouse=True)
+def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Neither DATA nor LIST of this machine, and relative paths below a fresh folder."""
+    for variable in "DATA", "LIST":
+        monkeypatch.delenv(variable, raising=False)
+    monkeypatch.chdir(tmp_path)
+
+
+def measure(method: Any = "centre", **options: Any) -> Summary:
+    return evaluate(
+        method,
+        **{"backbone": "toy_cnn", "data": "photographs", "device": "cpu", "num_workers": 0, "out": "run"} | options,
+    )
+
+
+@pytest.fixture
+def labelled(photographs: Path, toy_backbone: str) -> Path:
+    """A list of half of the photographs; the classifier is right about every second one."""
+    names = [f"{index:02}.png" for index in range(0, 24, 2)]
+    measure(out="plain")
+    rows = read_run("plain").rows
+    said = dict(zip(rows.files, rows.columns["target"].astype(int), strict=True))
+    lines = [f"{name} {said[name] if number % 2 == 0 else (said[name] + 1) % 5}" for number, name in enumerate(names)]
+    path = photographs.parent / "half.txt"
+    path.write_text("\n".join(lines))
+    return path
+
+
+# --- provenance
+
+
+def test_summary_says_where_the_numbers_come_from(labelled: Path, photographs: Path) -> None:
+    classifier = load_backbone("toy_cnn")
+    attention = build_attention("ttame", classifier.channels, 5)
+    details = {"attention": "ttame", "output_size": "largest"}
+    checkpoint = save_attention(Path("explainer"), ExplainedClassifier(classifier, attention), details)
+    summary = measure("ttame", checkpoint="explainer", list="half.txt", metrics="road,ad-ic", masking="vit", seed=5)
+    content = json.loads(Path("run/summary.json").read_text())
+    assert content["settings"] == summary.settings == {
+        "method": "ttame",
+        "preset": "tame",
+        "checkpoint": "explainer",
+        "checkpoint_sha256": checkpoint_hash(checkpoint),
+        "overrides": {"masking": "vit"},
+        "list": "half.txt",
+        "list_sha256": list_hash(read_list(labelled, photographs, 5), photographs),
+        "only": "all",
+        "precision": "32",
+        "backbone": "toy_cnn",
+        "weights": "random",
+        "weights_sha256": classifier.weights_hash,
+        "layers": ["stage1", "stage2", "stage3"],
+        "metrics": ["road", "ad-ic"],
+        "scalings": ["minmax", "rank"],
+        "keeps": [1.0, 0.5, 0.15],
+        "masking": "vit",
+        "ic_margin": 1e-5,
+        "removes": [0.1, 0.2, 0.3, 0.4, 0.5, 0.7, 0.9],
+        "road_selection": "exact",
+        "road_space": "image",
+        "road_reading": "confidence",
+        "noise": 0.01,
+        "seed": 5,
+        "versions": versions(),
+    }  # fmt: skip
+    assert (content["images"], content["labelled"]) == (12, 12)
+    assert content["accuracy"]["top1"] == 50 and content["accuracy"]["top5"] == 100
+    assert content["cost"]["explain_forward"] == 1
+
+
+def test_what_changes_the_maps_is_part_of_the_settings(toy_backbone: str, photographs: Path) -> None:
+    settings = measure("gradcam", cam_layer="stage2", limit_images=2).settings
+    assert settings["cam_layer"] == "stage2"
+    with pytest.raises(InputError, match="other settings: cam_layer 'stage2', not 'stage1'"):
+        measure("gradcam", cam_layer="stage1", limit_images=2)
+    assert measure("rise", rise_masks=3, limit_images=2, out="rise").settings["rise_masks"] == 3
+    with pytest.raises(InputError, match="; rise_masks 3, not 4"):
+        measure("rise", rise_masks=4, limit_images=2, out="rise")
+    with pytest.raises(InputError, match="other settings: list_sha256"):
+        measure("rise", rise_masks=3, limit_images=3, out="rise")
+
+
+def test_a_folder_of_images_without_a_list(toy_backbone: str, photographs: Path) -> None:
+    summary = measure(limit_images=5, seed=2)
+    assert (summary.images, summary.labelled, summary.accuracy) == (5, 0, {})
+    assert summary.settings["list"] == "photographs"
+    assert len(read_run("run").rows.files) == 5
+    assert list_hash(walk_images(photographs), photographs) != summary.settings["list_sha256"]
+
+
+def test_images_of_a_list_may_lie_elsewhere(toy_backbone: str, photographs: Path) -> None:
+    Path("data").mkdir()
+    Path("list.txt").write_text(f"{photographs}/01.png 1\n../photographs/02.png 2\n")
+    summary = measure(data="data", list="list.txt")
+    assert summary.images == 2
+    assert read_run("run").rows.files == ["../photographs/01.png", "../photographs/02.png"]
+
+
+def test_random_weights_are_those_of_the_seed() -> None:
+    def weights(**options: Any) -> str:
+        return load_classifier(
+            options := EvaluateOptions(backbone="squeezenet1_1", weights="random", **options), options
+        ).weights_hash
+
+    torch.manual_seed(1)
+    first = weights()
+    torch.manual_seed(2)
+    state = torch.get_rng_state()
+    assert weights() == first != weights(seed=1)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+# --- presets, masking, precision
+
+
+@pytest.mark.parametrize(
+    ("preset", "asked", "masking", "overrides"),
+    [
+        ("tame", "", "vit", {}),
+        ("paper", "", "vit", {}),
+        ("released", "", "cnn", {}),
+        ("released", "backbone", "vit", {"masking": "vit"}),
+        ("tame", "cnn", "cnn", {"masking": "cnn"}),
+    ],
+)
+def test_masking_of_a_transformer(
+    toy_classifier: Make, photographs: Path, preset: str, asked: str, masking: str, overrides: dict[str, str]
+) -> None:
+    settings = measure(classifier=toy_classifier("vit"), preset=preset, masking=asked, limit_images=2).settings
+    assert (settings["masking"], settings["overrides"], settings["preset"]) == (masking, overrides, preset)
+
+
+@pytest.mark.parametrize(
+    ("preset", "expected"),
+    [
+        ("tame", (1e-5, "exact", "image", "confidence")),
+        ("paper", (0.0, "exact", "image", "confidence")),
+        ("released", (0.0, "percentile", "network", "kept")),
+    ],
+)
+def test_what_a_preset_chooses(
+    toy_backbone: str, photographs: Path, preset: str, expected: tuple[float | str, ...]
+) -> None:
+    settings = measure(preset=preset, metrics="ad-ic,road", limit_images=2).settings
+    names = "ic_margin", "road_selection", "road_space", "road_reading"
+    assert tuple(settings[name] for name in names) == expected
+
+
+@pytest.mark.parametrize(("preset", "margin"), [("tame", 1e-2), ("released", 0.0)])
+def test_half_precision_needs_a_wider_margin(toy_backbone: str, photographs: Path, preset: str, margin: float) -> None:
+    half = measure("all_ones", precision="bf16-mixed", preset=preset, metrics="ad-ic,road", limit_images=4)
+    assert (half.settings["precision"], half.settings["ic_margin"]) == ("bf16-mixed", margin)
+    full = measure("all_ones", preset=preset, metrics="ad-ic,road", limit_images=4, out="full")
+    assert half.metrics["minmax/AD_100"].value == pytest.approx(0, abs=1)
+    assert half.metrics["road/morf_confidence"].value == pytest.approx(
+        full.metrics["road/morf_confidence"].value, abs=1
+    )
+    p, q = (read_run(name).rows.columns["p"] for name in ("run", "full"))
+    assert p.tolist() != q.tolist() and p.tolist() == pytest.approx(q.tolist(), abs=1e-2)
+
+
+# --- only correct
+
+
+def test_only_correct(labelled: Path) -> None:
+    summary = measure(list="half.txt", only="correct")
+    assert (summary.images, summary.labelled, summary.settings["only"]) == (6, 12, "correct")
+    every = measure(list="half.txt", out="all")
+    assert summary.accuracy == every.accuracy == {"top1": 50, "top5": 100}
+    assert read_run("run").rows.columns["counted"].tolist() == [1, 0] * 6
+    assert read_run("run").counted().files == [f"{index:02}.png" for index in range(0, 24, 4)]
+
+
+def test_only_correct_needs_labels_and_an_image_that_is_right(labelled: Path) -> None:
+    message = "expected a list with the labels of all images for --only correct, got some without"
+    with pytest.raises(InputError, match=message):
+        measure(only="correct")
+    Path("some.txt").write_text("00.png 1\n01.png ?\n")
+    with pytest.raises(InputError, match=message):
+        measure(only="correct", list="some.txt")
+    assert not Path("run").exists()
+    Path("wrong.txt").write_text("\n".join(labelled.read_text().splitlines()[1::2]))
+    with pytest.raises(InputError, match="expected at least one image that counts, got none of 6"):
+        measure(only="correct", list="wrong.txt")
+
+
+# --- a user's own methods and maps
+
+
+def in_the_middle(images: Tensor, targets: Tensor) -> Tensor:
+    return centre_maps(images)
+
+
+def test_a_function_and_a_classifier_from_python(toy_classifier: Make, photographs: Path) -> None:
+    classifier = toy_classifier()
+    summary = tame.evaluate(
+        in_the_middle, classifier=classifier, data=str(photographs), num_workers=0, metrics="ad-ic,deletion", steps=3
+    )
+    assert summary.settings["method"] == "in_the_middle"
+    assert summary.settings["weights_sha256"] == classifier.weights_hash
+    named = tame.evaluate("centre", classifier, data=str(photographs), num_workers=0, metrics="ad-ic,deletion", steps=3)
+    assert summary.metrics == named.metrics
+    assert cells(Path("evaluations/toy_cnn/in_the_middle")) == cells(Path("evaluations/toy_cnn/centre"))
+
+
+def test_a_function_called_as_a_method_is_not_that_method(photographs: Path) -> None:
+    def ttame(images: Tensor, targets: Tensor) -> Tensor:
+        return images[:, 0]
+
+    settings = tame.evaluate(ttame, data=str(photographs), device="cpu", num_workers=0, limit_images=1).settings
+    assert (settings["method"], settings["backbone"]) == ("ttame", "efficientnet_lite0")
+    assert "checkpoint" not in settings  # of the one that is shipped for this backbone
+
+
+def test_a_method_of_the_working_folder(toy_backbone: str, photographs: Path) -> None:
+    Path("own_method.py").write_text(
+        "from tame.explainers.controls import centre_maps\n"
+        "def middle(images, targets): return centre_maps(images)\n"
+        "def build(classifier): return middle\n"
+    )
+    expected = measure("centre", out="centre")
+    try:
+        for name in ("own_method:middle", "own_method:build"):
+            summary = measure(name, out="")
+            assert summary.settings["method"] == name and summary.metrics == expected.metrics
+            assert cells(Path("evaluations/toy_cnn") / name.replace(":", ".")) == cells(Path("centre"))
+        with pytest.raises(InputError, match="cannot import 'own_method:other'"):
+            measure("own_method:other", out="other")
+    finally:
+        sys.modules.pop("own_method", None)
+    assert not Path("other").exists()
+
+
+def test_maps_from_a_folder(toy_classifier: Make, toy_backbone: str, photographs: Path) -> None:
+    """Nothing is explained, so no checkpoint is named, nor need there be one."""
+    expected = measure("centre", out="centre", metrics="ad-ic,road")
+    Path("made elsewhere/deep").mkdir(parents=True)
+    for index in range(24):
+        np.save(f"made elsewhere/{index:02}.npy", centre_maps(torch.zeros(1, 3, 32, 32))[0].numpy())
+    summary = measure("ttame", maps="made elsewhere/", metrics="ad-ic,road", out="", rise_masks=3)
+    assert summary.metrics == expected.metrics
+    assert cells(Path("evaluations/toy_cnn/made elsewhere")) == cells(Path("centre"))
+    assert (summary.settings["method"], summary.settings["maps"]) == ("made elsewhere", "made elsewhere/")
+    assert not {"checkpoint", "checkpoint_sha256", "rise_masks"} & set(summary.settings)
+    np.save("made elsewhere/07.npy", np.full((32, 32), np.nan))
+    np.save("made elsewhere/08.npy", np.full((32, 32), 5.0))
+    summary = measure(maps="made elsewhere", out="broken")
+    assert (summary.invalid, summary.constant, summary.images) == (1, 1, 24)
+    np.save("made elsewhere/09.npy", np.ones((3, 3)))
+    with pytest.raises(InputError, match=r"of one shape in made elsewhere, got \[\(3, 3\), \(32, 32\)\]"):
+        measure(maps="made elsewhere", out="refused")
+    Path("made elsewhere/09.npy").unlink()
+    with pytest.raises(InputError, match=r"made elsewhere lacks the maps of 1 of 24 images, such as 09.npy"):
+        measure(maps="made elsewhere", out="refused")
+    assert not Path("refused").exists()
+
+
+def test_options_that_are_none() -> None:
+    with pytest.raises(TypeError, match="unexpected keyword argument 'metric'"):
+        evaluate("centre", metric="road")
+    with pytest.raises(InputError, match="expected --metrics of ad-ic, road, insertion, deletion, .*, got 'roda'"):
+        measure(metrics="roda")
+
+
+# --- kill -9
+
+
+def command(*arguments: str) -> dict[str, Any]:
+    """Return how to start the command line in a process of its own."""
+    environment = os.environ | {"PYTHONPATH": str(Path(tame.__file__).parent.parent), "OMP_NUM_THREADS": "1"}
+    return {"args": [sys.executable, "-m", "tame", *arguments], "env": environment}
+
+
+@pytest.mark.slow
+def test_killed_and_started_again(photographs: Path) -> None:
+    """The same numbers to the last digit; finished batches keep their own seconds, so they were not measured again."""
+    common = [
+        *("evaluate", "--backbone", "squeezenet1_1", "--weights", "random", "--data", str(photographs)),
+        *("--method", "random", "--metrics", "ad-ic,road", "--batch-size", "2", "--device", "cpu"),
+        *("--num-workers", "1", "--limit-images", "9", "--out"),
+    ]  # fmt: skip
+    subprocess.run(**command(*common, "whole"), check=True, capture_output=True, timeout=300)
+    parts = Path("killed/parts")
+    with subprocess.Popen(**command(*common, "killed"), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as run:
+        started = time.monotonic()
+        while not (parts / "0-000001.csv").is_file() and run.poll() is None and time.monotonic() < started + 300:
+            time.sleep(0.01)
+        run.send_signal(signal.SIGKILL)
+    assert run.returncode == -signal.SIGKILL
+    assert not Path("killed/summary.json").exists()
+    finished = [line for part in sorted(parts.glob("*.csv")) for line in part.read_text().splitlines()[1:]]
+    assert 4 <= len(finished) < 9
+    refused = subprocess.run(
+        **command(*common, "killed", "--seed", "1"), check=False, capture_output=True, timeout=300, text=True
+    )
+    assert refused.returncode == 2 and "killed holds a run with other settings: " in refused.stderr
+    subprocess.run(**command(*common, "killed"), check=True, capture_output=True, timeout=300)
+    assert cells(Path("killed")) == cells(Path("whole"))
+    assert Path("killed/rows.csv").read_text().splitlines()[1 : len(finished) + 1] == finished
+    whole, killed = (read_run(name).summary for name in ("whole", "killed"))
+    assert killed.metrics == whole.metrics and killed.settings == whole.settings
+    assert sorted(path.name for path in Path("killed").iterdir()) == ["rows.csv", "settings.json", "summary.json"]

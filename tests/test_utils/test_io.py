@@ -1,0 +1,36 @@
+"""The settings that a run's folder belongs to."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tame.utils.checks import InputError
+from tame.utils.io import check_same_settings, write_json
+
+BEGAN: dict[str, Any] = {"seed": 0, "checkpoint": "/old/place", "checkpoint_sha256": "abc", "plan": {"steps": 7}}
+
+
+@pytest.mark.parametrize(
+    "now", [BEGAN, BEGAN | {"checkpoint": "/new/place"}], ids=["the same", "a file that was moved"]
+)
+def test_the_same_settings_continue(tmp_path: Path, now: dict[str, Any]) -> None:
+    write_json(tmp_path / "settings.json", BEGAN)
+    check_same_settings(tmp_path / "settings.json", now)
+
+
+@pytest.mark.parametrize(
+    ("changed", "message"),
+    [
+        ({"seed": 1}, "other settings: seed 0, not 1. Give another --out"),
+        ({"plan": {"steps": 8}}, r"other settings: plan\.steps 7, not 8"),
+        ({"checkpoint": "/new/place", "checkpoint_sha256": "xyz"}, "checkpoint '/old/place', not '/new/place'"),
+        ({"method": "rise"}, "method unset, not 'rise'"),
+    ],
+)
+def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], message: str) -> None:
+    write_json(tmp_path / "settings.json", BEGAN)
+    with pytest.raises(InputError, match=message):
+        check_same_settings(tmp_path / "settings.json", BEGAN | changed)
