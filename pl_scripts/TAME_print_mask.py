@@ -8,9 +8,8 @@ The same as `tame explain`, with the three best classes side by side by default.
 import sys
 
 from tame.cli.main import run_command
-from tame.options import ExplainOptions
 
-RECIPE = ExplainOptions(top=3, out="explanations/print_mask")
+RECIPE = {"top": 3, "out": "explanations/print_mask"}
 
 if __name__ == "__main__":
     sys.exit(run_command("explain", sys.argv[1:], RECIPE))

@@ -4,24 +4,25 @@
 
 Published with ImageNet's 1.28 million training images on one CUDA GPU, measured on 2,000 validation images:
 AD/IC at 100, 50, 15 %: 7.81/54.00, 27.88/27.50, 78.58/4.90. Not repeated here: this project has trained it on
-small data only. Every option of `tame train` works; without a CUDA device it runs on the CPU and says so.
+small data only. Every option of `tame train` works; without a CUDA device it runs on the CPU, with a log message.
 """
 
 import sys
 
-from tame.cli.main import run_command
-from tame.options import TrainOptions
+from runs import RUNS
 
-RECIPE = TrainOptions(
-    backbone="resnet50",
-    weights="imagenet1k_v1",
-    preset="released",
-    epochs=8,
-    batch_size=32,
-    lr=1e-3,
-    num_workers=8,
-    out="runs/resnet50_TAME",
-)
+from tame.cli.main import run_command
+
+RECIPE = {
+    "backbone": "resnet50",
+    "weights": "imagenet1k_v1",
+    "preset": "released",
+    "epochs": 8,
+    "batch_size": 32,
+    "lr": 1e-3,
+    "num_workers": 8,
+    "out": RUNS["resnet50"],
+}
 
 if __name__ == "__main__":
     sys.exit(run_command("train", sys.argv[1:], RECIPE))

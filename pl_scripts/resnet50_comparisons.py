@@ -1,28 +1,37 @@
 """Compare explanation methods on ResNet-50 as published (T-TAME, IEEE Access 2024, Tables II and IV).
 
-    python pl_scripts/resnet50_comparisons.py --data IMAGENET --lists datalist [--rise-masks 500] [...]
+    python pl_scripts/resnet50_comparisons.py --data IMAGENET --lists datalist [--rise.masks 500] [...]
 
 All methods explain the same classifier object. The paper's numbers are printed below ours; they are of 2,000 other
 images of ImageNet's validation set. T-TAME comes from the checkpoint that the training recipe leaves; give
 `--methods` to compare fewer. Not repeated here in full: this project has run it on small data only. Every option of
-`tame compare` works; what is complete is not measured again.
+`tame compare` works; finished runs are skipped.
 """
 
 import sys
 
-from tame.cli.main import run_command
-from tame.options import CompareOptions
+from runs import RUNS
 
-RECIPE = CompareOptions(
-    backbone="resnet50",
-    weights="imagenet1k_v1",
-    preset="released",
-    metrics="ad-ic,road",
-    methods="gradcam,gradcam++,scorecam,ablationcam,rise,iia_released,ttame@runs/resnet50_TAME",
-    rise_masks=8000,
-    num_workers=8,
-    out="comparisons/resnet50",
-)
+from tame.cli.main import run_command
+
+RECIPE = {
+    "backbone": "resnet50",
+    "weights": "imagenet1k_v1",
+    "preset": "released",
+    "metrics": ["ad-ic", "road"],
+    "methods": [
+        "gradcam",
+        "gradcam++",
+        "scorecam",
+        "ablationcam",
+        "rise",
+        "iia_released",
+        f"ttame@{RUNS['resnet50']}",
+    ],
+    "rise": {"masks": 8000},
+    "num_workers": 8,
+    "out": "comparisons/resnet50",
+}
 
 if __name__ == "__main__":
     sys.exit(run_command("compare", sys.argv[1:], RECIPE))

@@ -4,24 +4,25 @@
 
 Published with ImageNet's 1.28 million training images on one CUDA GPU, measured on 2,000 validation images:
 AD/IC at 100, 50, 15 %: 8.19/38.35, 23.64/40.40, 72.89/9.40. Not repeated here: this project has trained it on
-small data only. Every option of `tame train` works; without a CUDA device it runs on the CPU and says so.
+small data only. Every option of `tame train` works; without a CUDA device it runs on the CPU, with a log message.
 """
 
 import sys
 
-from tame.cli.main import run_command
-from tame.options import TrainOptions
+from runs import RUNS
 
-RECIPE = TrainOptions(
-    backbone="vit_b_16",
-    weights="imagenet1k_v1",
-    preset="released",
-    epochs=8,
-    batch_size=32,
-    lr=1e-3,
-    num_workers=8,
-    out="runs/vit_b_16_TAME",
-)
+from tame.cli.main import run_command
+
+RECIPE = {
+    "backbone": "vit_b_16",
+    "weights": "imagenet1k_v1",
+    "preset": "released",
+    "epochs": 8,
+    "batch_size": 32,
+    "lr": 1e-3,
+    "num_workers": 8,
+    "out": RUNS["vit_b_16"],
+}
 
 if __name__ == "__main__":
     sys.exit(run_command("train", sys.argv[1:], RECIPE))

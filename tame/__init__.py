@@ -15,11 +15,23 @@ _HOMES = {
     "Preprocessing": "tame.classifier",
     "TAME": "tame.attention",
     "TokenLayout": "tame.classifier",
+    "build_explainer": "tame.explainers.build",
+    "compare": "tame.reporting.compare",
+    "convert_checkpoint": "tame.checkpoints.convert",
     "evaluate": "tame.evaluation.evaluate",
-    "explain": "tame.inference",
+    "explain": "tame.inference.explain",
+    "explain_files": "tame.inference.explain_files",
+    "inspect_classifier": "tame.backbones.inspect_classifier",
+    "list_available": "tame.catalogue",
     "load_attention": "tame.checkpoints.native",
     "load_backbone": "tame.backbones",
+    "load_classifier": "tame.checkpoints.classifier",
+    "load_explainer": "tame.explainers.learned",
+    "lr_find": "tame.training.lr_find",
+    "read_run": "tame.evaluation.records",
     "save_attention": "tame.checkpoints.native",
+    "table": "tame.reporting.table",
+    "train": "tame.training.train",
 }
 
 __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the table above
@@ -27,6 +39,10 @@ __all__ = ["__version__", *sorted(_HOMES)]  # noqa: PLE0604 - the names are the 
 if TYPE_CHECKING:  # the same table for type checkers
     from tame.attention import TAME as TAME
     from tame.backbones import load_backbone as load_backbone
+    from tame.backbones.inspect_classifier import inspect_classifier as inspect_classifier
+    from tame.catalogue import list_available as list_available
+    from tame.checkpoints.classifier import load_classifier as load_classifier
+    from tame.checkpoints.convert import convert_checkpoint as convert_checkpoint
     from tame.checkpoints.native import load_attention as load_attention
     from tame.checkpoints.native import save_attention as save_attention
     from tame.classifier import BackboneSpec as BackboneSpec
@@ -34,8 +50,16 @@ if TYPE_CHECKING:  # the same table for type checkers
     from tame.classifier import Preprocessing as Preprocessing
     from tame.classifier import TokenLayout as TokenLayout
     from tame.evaluation.evaluate import evaluate as evaluate
+    from tame.evaluation.records import read_run as read_run
+    from tame.explainers.build import build_explainer as build_explainer
+    from tame.explainers.learned import load_explainer as load_explainer
     from tame.inference import Explanation as Explanation
-    from tame.inference import explain as explain
+    from tame.inference.explain import explain as explain
+    from tame.inference.explain_files import explain_files as explain_files
+    from tame.reporting.compare import compare as compare
+    from tame.reporting.table import table as table
+    from tame.training.lr_find import lr_find as lr_find
+    from tame.training.train import train as train
 
 
 def __getattr__(name: str) -> Any:

@@ -1,4 +1,4 @@
-"""Presets: where the paper, the authors' released program and our own measured choice differ."""
+"""Presets: consistent settings of the paper, of the authors' released program, and our own defaults."""
 
 from __future__ import annotations
 
@@ -11,30 +11,30 @@ from tame.utils.registry import Registry
 
 @dataclass(frozen=True)
 class Preset:
-    """One consistent set of choices; any override is recorded beside the preset's name.
+    """A consistent set of settings for training and evaluation; overrides are recorded beside the preset's name.
 
     Attributes:
         name: ``paper``, ``released`` or ``tame``.
-        layers: Name of the layer set of the backbone's spec.
-        init: How the attention mechanism starts.
-        trainable: ``all`` of the mechanism, or one fusion row that all classes share (``shared``).
+        layers: Layer set of the backbone's spec, see `tame.classifier.BackboneSpec`.
+        init: Initialisation of the attention mechanism: ``random``, or from the gradients of the ``classifier``.
+        trainable: Train ``all`` weights of the mechanism, or one fusion row that all classes share (``shared``).
         loss: Form of the loss, see `tame.attention.loss.AttentionLoss`.
-        other_classes: Which other classes' maps enter the loss: drawn at ``random`` per image, or the
+        other_classes: Which other classes' maps enter the loss: drawn at ``random`` for each image, or the
             predicted classes of the whole ``batch``.
-        crop: Training crop: at the ``centre``, ``random``, or ``released`` (centre for feature maps, random
-            with flip for tokens).
-        output_size: Side of the class maps: of the ``largest`` feature map, or the ``first`` one's, at most 56.
+        crop: Crop of training images: ``centre``, ``random``, or ``released`` (centre for classifiers of feature maps,
+            random with flip for those of tokens).
+        output_size: Size of the class maps: that of the ``largest`` feature map, or that of the ``first``, at most 56.
         batch_size: Images per optimiser step.
-        epochs: Passes over the training list.
-        max_lr: Peak of the one-cycle schedule.
-        token_attention: Attention mechanism of classifiers that work on tokens.
-        token_max_lr: Peak of the schedule where a shared row of tokens is trained.
-        masking: Masking of the second pass in evaluation; ``None`` is the backbone's own.
-        ic_margin: p' must exceed p by more than this to count as an increase.
-        road_selection: ROAD removes ``exact`` counts, or all that reaches a ``percentile``.
-        road_space: ROAD imputes the ``image`` in [0, 1], or what is fed to the ``network``.
-        road_reading: ROAD's headline: mean ``confidence``, or share of images whose class is ``kept``.
-        rise_weights: RISE weights its masks by the ``confidence`` or the ``logit`` of the target.
+        epochs: Number of passes over the training images.
+        max_lr: Peak learning rate of the one-cycle schedule.
+        token_attention: Attention mechanism for classifiers that work on tokens.
+        token_max_lr: Peak learning rate if a shared row is trained for a classifier that works on tokens.
+        masking: How images are masked in evaluation, ``cnn`` or ``vit``; None: the backbone's own.
+        ic_margin: Smallest increase p' - p of the confidence that counts for Increase in Confidence (exclusive).
+        road_selection: ROAD removes ``exact`` numbers of pixels, or all pixels that reach a ``percentile``.
+        road_space: ROAD imputes the ``image`` in [0, 1], or the normalised input of the ``network``.
+        road_reading: Main value of ROAD: mean ``confidence`` under MoRF, or accuracy (top-1 unchanged, ``kept``).
+        rise_weights: RISE weights its masks by the ``confidence`` or the ``logit`` of the target class.
     """
 
     name: str

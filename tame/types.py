@@ -1,9 +1,9 @@
-"""The vocabulary shared by all modules: literals, protocols and small results.
+"""Types shared by all modules: literals, protocols and small results.
 
-Shapes used everywhere: ``images`` float (B, C, H, W) in [0, 1], never normalised; ``logits`` (B, K);
-``confidence`` score of one class, softmax or sigmoid as the backbone says, (B,); ``targets`` int64 (B,);
-``features`` tuple of (B, C_i, h_i, w_i); ``class_maps`` (B, N, h, w) before the sigmoid, N = number of asked classes;
-``maps`` (B, h, w), an explainer's output, unscaled. AD and IC are percentages, ``keep`` a fraction.
+Shapes used in all modules: ``images`` float (B, C, H, W) in [0, 1], not normalised; ``logits`` (B, K); ``confidence``
+(B,), the softmax or sigmoid score of one class, as the backbone's spec says; ``targets`` int64 (B,), class indices;
+``features`` a tuple of (B, C_i, h_i, w_i); ``class_maps`` (B, N, h, w) of N requested classes, before the sigmoid;
+``maps`` (B, h, w), the unscaled output of an explainer. AD and IC are percentages, ``keep`` is a fraction.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Precision = Literal["auto", "32", "16-mixed", "bf16-mixed"]
 
 
 class ClassifierOutput(NamedTuple):
-    """What a frozen classifier says: ``logits`` (B, K) and its tapped ``features``, each (B, C_i, h_i, w_i)."""
+    """Output of a frozen classifier: ``logits`` (B, K) and the ``features`` of its layers, each (B, C_i, h_i, w_i)."""
 
     logits: Tensor
     features: tuple[Tensor, ...]
 
 
 class Explainer(Protocol):
-    """The one signature of every explanation method."""
+    """The signature of all explanation methods."""
 
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Explain ``targets`` (B,) on ``images`` (B, C, H, W): return unscaled maps (B, h, w)."""

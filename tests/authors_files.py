@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
 
 from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
+from tame.checkpoints.classifier import load_classifier
 from tame.classifier import FrozenClassifier
+from tame.explainers import build_explainer
+from tame.explainers.base import CheckedExplainer
 
 State = dict[str, Tensor]
 
@@ -63,3 +66,16 @@ def snapshot(file: Path, state: State, prefix: str = "", **changes: Any) -> Path
     named = {prefix + key: value for key, value in state.items()}
     torch.save({"state_dict": named, "optimizer": {}, "epoch": 3, "global_counter": 100, **changes}, file)
     return file
+
+
+class Used(NamedTuple):
+    """A classifier loaded for a checkpoint, and the checkpoint's explainer."""
+
+    classifier: FrozenClassifier
+    explainer: CheckedExplainer
+
+
+def use(checkpoint: Path, backbone: str = "toy_cnn", method: str = "ttame", **arguments: Any) -> Used:
+    """Load a classifier for a checkpoint, and the checkpoint; ``arguments`` are those of `tame.load_classifier`."""
+    classifier = load_classifier(backbone, checkpoint=checkpoint, device="cpu", **arguments)
+    return Used(classifier, build_explainer(classifier, method, checkpoint=checkpoint))

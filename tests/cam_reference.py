@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,6 +13,7 @@ from torch import Tensor, nn
 from torchvision.models import VisionTransformer
 
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from toys import TOY_SPECS, ToyCNN
 
 CASES = {  # name: kind of network, layer
     "cnn_stage3": ("cnn", "stage3"),
@@ -108,3 +110,24 @@ def without_in_place(classifier: FrozenClassifier) -> FrozenClassifier:
         if isinstance(part, nn.ReLU):
             part.inplace = False
     return classifier
+
+
+class ChannelsLast(ToyCNN):
+    """The toy CNN; ``last``, the output of its second stage, is (B, h, w, C)."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.last = nn.Identity()
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        second = self.last(self.stage2(self.stage1(inputs)).permute(0, 2, 3, 1))
+        return self.head(self.stage3(second.permute(0, 3, 1, 2)).mean((2, 3)))
+
+
+def both_layouts() -> list[FrozenClassifier]:
+    """Return classifiers of the same weights and target layer, with its channels last and first."""
+    found = []
+    for build, layer in ((ChannelsLast, "last"), (ToyCNN, "stage2")):
+        torch.manual_seed(0)
+        found.append(FrozenClassifier(replace(TOY_SPECS["cnn"], cam_layer=layer), build(), [layer]))
+    return found

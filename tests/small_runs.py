@@ -4,24 +4,33 @@ from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from lightning import LightningModule
+from torch import Tensor, nn
 from torch.utils.data import Dataset
 
 from tame.classifier import FrozenClassifier
 from tame.data import Batch
 from tame.data.dataset import Sample
-from tame.evaluation import Plan, Summary, run_evaluation
+from tame.evaluation import EvaluationRequest, RunSettings, Summary, run_evaluation
 from tame.evaluation.batch import Maps
+from tame.evaluation.request import ChosenImages
 from tame.explainers import build_explainer
-from tame.options import MethodOptions
+from tame.metrics import Deletion, ImputedConfidence, Insertion, MaskedConfidence, Metric
 
 COUNT = 23
 FILES = [f"{index:02d}.jpg" for index in range(COUNT)]
-EVERYTHING = Plan(("ad-ic", "road", "insertion", "deletion"), removes=(0.1, 0.5, 0.9), steps=3)
+EVERYTHING: tuple[Metric, ...] = (
+    MaskedConfidence(masking="cnn"),
+    ImputedConfidence((0.1, 0.5, 0.9)),
+    Insertion(3),
+    Deletion(3),
+)
+SETTINGS = RunSettings(batch_size=7, pass_rows=None, num_workers=0, precision="32", resume=True, progress=False)
 
 
 class Interrupted(Exception):  # noqa: N818 - no error
@@ -51,29 +60,62 @@ def batch_of(images: Tensor, labels: Sequence[int] | None = None) -> Batch:
 
 
 def maps_by(classifier: FrozenClassifier, method: str) -> Maps:
-    explainer = build_explainer(classifier, MethodOptions(method))
+    explainer = build_explainer(classifier, method)
     return lambda images, targets, _indices: explainer(images, targets)
+
+
+class Module(LightningModule):
+    """Explains by any method, under whatever grad mode Lightning chooses."""
+
+    def __init__(self, classifier: FrozenClassifier, method: str = "gradcam") -> None:
+        super().__init__()
+        self.classifier = classifier
+        self.explainer = build_explainer(classifier, method)
+        self.weight = nn.Parameter(torch.zeros(1))
+
+    def explain_batch(self, images: Tensor, targets: Tensor) -> Tensor:
+        return self.explainer(images, targets)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return (self.weight - 1).square().sum()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        pass
+
+    def test_step(self, batch: Any, batch_idx: int) -> None:
+        pass
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def request_for(
+    metrics: Sequence[Metric] = EVERYTHING, files: Sequence[str] = FILES, **changes: Any
+) -> EvaluationRequest:
+    """Return a request for images that stand in no file; ``changes`` are those of the request or its settings."""
+    own = {name: changes.pop(name) for name in ("only", "preset", "overrides") if name in changes}
+    images = ChosenImages([], list(files), "list", "1234")
+    fields: dict[str, Any] = {"only": "all", "preset": "tame", "overrides": {}} | own
+    return EvaluationRequest(images=images, metrics=tuple(metrics), settings=replace(SETTINGS, **changes), **fields)
 
 
 def run(
     classifier: FrozenClassifier,
     out: Path,
-    plan: Plan = EVERYTHING,
+    metrics: Sequence[Metric] = EVERYTHING,
     *,
     method: str = "gradcam",
     stop: int | None = None,
     **changes: Any,
 ) -> Summary:
     """Evaluate a method on `Images`; ``maps_of`` explains in its place."""
-    options: dict[str, Any] = {
+    arguments: dict[str, Any] = {
         "maps_of": changes.pop("maps_of", None) or maps_by(classifier, method),
         "dataset": Images(stop=stop),
         "provenance": {"method": method, "preset": "tame", "overrides": {}},
-        "files": FILES,
-        "batch_size": 7,
-        "progress": False,
     }
-    return run_evaluation(classifier=classifier, plan=plan, out=out, **options | changes)
+    arguments |= {name: changes.pop(name) for name in (*arguments, "process") if name in changes}
+    return run_evaluation(classifier=classifier, request=request_for(metrics, **changes), out=out, **arguments)
 
 
 def cells(folder: Path) -> list[dict[str, str]]:

@@ -39,7 +39,7 @@ def test_what_the_paper_and_the_released_program_share(name: str) -> None:
     assert preset.ic_margin == 0  # p' > p, which counts rounding
 
 
-def test_our_own_preset_masks_as_the_backbone_asks_and_does_not_count_rounding() -> None:
+def test_our_own_preset_uses_the_backbones_masking_and_does_not_count_rounding() -> None:
     preset = PRESETS.get("tame")
     assert preset.layers == "proposed"
     assert preset.masking is None
@@ -51,7 +51,7 @@ def test_our_own_preset_removes_exact_counts_on_the_image_and_reports_confidence
     assert (preset.road_selection, preset.road_space, preset.road_reading) == ("exact", "image", "confidence")
 
 
-def test_a_preset_cannot_be_changed_in_passing() -> None:
+def test_a_preset_is_immutable() -> None:
     preset: Preset = PRESETS.get("tame")
     with pytest.raises(FrozenInstanceError):
         preset.epochs = 3  # type: ignore[misc]

@@ -1,4 +1,4 @@
-"""Initialise an attention mechanism from the classifier itself, beyond the paper."""
+"""Initialise an attention mechanism from the classifier's gradients (not in the paper)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from tame.attention.mechanism import TAME
 from tame.utils.checks import InputError
 
 _HEADROOM = 1.25
-"""How far features are lifted, in units of the lowest value of each channel that was seen."""
+"""Offset that makes negative features positive, as a multiple of the magnitude of each channel's minimum."""
 
 
 def can_start_from_classifier(attention: nn.Module) -> bool:
-    """Whether `initialise_from_gradients` knows where to write the classifier's gradients."""
+    """Whether `initialise_from_gradients` supports an attention mechanism."""
     return isinstance(attention, LCAM) or (isinstance(attention, TAME) and attention.skip and len(attention.bns) > 0)
 
 
@@ -25,29 +25,33 @@ def can_start_from_classifier(attention: nn.Module) -> bool:
 def initialise_from_gradients(
     attention: TAME | LCAM, rows: Tensor, branch: int, features: Sequence[Tensor], targets: Tensor, spread: float = 1.0
 ) -> None:
-    """Start a mechanism where the classifier already is, in place.
+    """Initialise an attention mechanism with the classifier's gradients, in place.
 
-    Random fusion rows need about a million images before each class is learned. Here the residual branches start
-    at zero (batch norm's weight is 0), so that every branch passes its features on, and class n's fusion
-    row is the mean gradient of logit n with respect to branch ``branch``: Grad-CAM's weights, averaged over images.
-    Rows of several classes are centred over them; all are scaled so that the maps of the ``targets`` have standard
-    deviation ``spread``; the bias makes every class's map zero on average. The other branches' rows are zero. L-CAM has
-    no branches: its rows read the features as they are.
+    From random fusion rows, about a million images are needed until each class is learned. Here the residual branches
+    start at zero (weight 0 of the batch norms), so that every branch returns its features unchanged, and the fusion row
+    of class n is the mean gradient of logit n with respect to the features of ``branch``: Grad-CAM's weights, averaged
+    over images. The mean over classes is subtracted from the rows (if there are several), they are scaled so that the
+    maps of the ``targets`` have standard deviation ``spread``, and the bias makes every class's map zero on average.
+    The rows of the other branches are zero. L-CAM has no branches: its rows are applied to the features directly.
 
     Args:
-        attention: Changed in place; T-TAME needs skip connections and batch norm.
+        attention: The mechanism, changed in place; T-TAME needs skip connections and batch norm.
         rows: d logit_n / d feature_c, averaged over positions and images, (K, C_branch).
-        branch: The branch that the rows belong to.
-        features: Features of some images, each (B, C_i, h_i, w_i): they set the batch norms' statistics, spread
-            and bias.
+        branch: Index of the branch that the rows are for.
+        features: Features of some images, each (B, C_i, h_i, w_i), from which the statistics of the batch norms, the
+            scale and the bias are computed.
         targets: Classes of these images, (B,).
         spread: Standard deviation of a target's map over its positions.
 
     Raises:
-        InputError: For a mechanism without skip connections or batch norm, or rows of another shape.
+        InputError: For a mechanism without skip connections or batch norm, rows of another shape, or maps of the
+            targets that are constant.
     """
     if not can_start_from_classifier(attention):
-        raise InputError("initialising from the classifier needs skip connections and batch norm; use --init random")
+        raise InputError(
+            "initialisation from the classifier needs skip connections and batch norm; "
+            "choose the initialisation (init) random"
+        )
     if rows.shape != (attention.num_classes, attention.channels[branch]):
         raise InputError(
             f"expected rows of shape ({attention.num_classes}, {attention.channels[branch]}), got {tuple(rows.shape)}"
@@ -64,16 +68,18 @@ def initialise_from_gradients(
     own = attention(features, targets.unsqueeze(1))  # (B, 1, h, w)
     found = own.std((2, 3)).mean()
     if not found > 0:
-        raise InputError("the classifier's gradients say nothing about these features; use --init random")
+        raise InputError(
+            "the maps made of the classifier's gradients are constant; choose the initialisation (init) random"
+        )
     attention.fuser.weight.mul_(spread / found)
     means = torch.cat([branch.mean((0, 2, 3)) for branch in attention.branches(features)])
     bias.copy_(-(attention.fuser.weight.flatten(1) @ means))
 
 
 def _pass_features_on(attention: TAME, features: Sequence[Tensor]) -> None:
-    """Let every branch pass its features on, and its batch norm know their statistics.
+    """Make every branch return its features unchanged, and set the statistics of its batch norm.
 
-    Features of either sign are lifted above the ReLU, which would lose what the negative ones say.
+    Features with negative values are shifted by a positive bias, since the ReLU would set them to zero.
     """
     parts: Any = zip(attention.convs, attention.bns, features, strict=True)
     for conv, norm, feature in parts:

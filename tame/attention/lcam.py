@@ -1,4 +1,4 @@
-"""L-CAM: the one-layer attention mechanism T-TAME grew from."""
+"""L-CAM: the predecessor of T-TAME, an attention mechanism of one feature layer."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from tame.utils.checks import InputError
 
 
 class LCAMForm(NamedTuple):
-    """What tells the published forms of L-CAM apart, all in training.
+    """Training options in which the published variants of L-CAM differ.
 
     Attributes:
-        masks: What the own class's map multiplies before the second pass: the ``image`` (L-CAM-Img), or the
-            ``features`` that it was made from (L-CAM-Fm).
-        cross_entropy_only: Train without area and variation (the A forms).
+        masks: What the map of the target class multiplies in the second pass: the ``image`` (L-CAM-Img), or the
+            ``features`` that it was computed from (L-CAM-Fm).
+        cross_entropy_only: Train without the area and variation terms (the A variants).
     """
 
     masks: MaskedPart
@@ -35,13 +35,13 @@ LCAM_FORMS = {
 class LCAM(nn.Module):
     """One 1x1 convolution from a feature map to class maps (Gkartzonika et al., ECCV Workshops 2022).
 
-    The map is as large as the features: on VGG-16 14 x 14 from the last convolution (``features.29``), and 7 x 7 from
-    the last max-pool (``features.30``), the published 7x7 form.
+    The map has the size of the features: for VGG-16, 14 x 14 after the last convolution (``features.29``), and 7 x 7
+    after the last max-pooling (``features.30``), the published 7x7 variant.
 
     Args:
-        channels: C of the single feature map, as a sequence of one.
-        num_classes: K.
-        masks: See `LCAMForm`.
+        channels: Number C of channels of the feature map, a sequence of length one.
+        num_classes: Number K of classes.
+        masks: What the map multiplies in the second pass, see `LCAMForm`.
 
     Raises:
         InputError: For more than one feature map.
@@ -58,11 +58,11 @@ class LCAM(nn.Module):
 
     @property
     def fuser(self) -> nn.Conv2d:
-        """The convolution from `branches` to class maps, as `TAME` has it."""
+        """The convolution from `branches` to class maps, under the name that it has in `TAME`."""
         return self.op
 
     def branches(self, features: Sequence[Tensor]) -> list[Tensor]:
-        """Return what the convolution reads, the feature map (B, C, h, w) itself."""
+        """Return the input of the convolution, which is the feature map (B, C, h, w) itself."""
         return list(features)
 
     def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:

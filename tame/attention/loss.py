@@ -1,4 +1,4 @@
-"""The training loss: weights over named terms."""
+"""The training loss: a weighted sum of named terms."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ _VARIATION = {"paper": losses.variation_paper, "released": losses.variation_rele
 class AttentionLoss(nn.Module):
     """Weighted sum of cross-entropy, area and variation (T-TAME, Eq. 11-17).
 
-    ``1.5 CE(masked logits, model truth) + 2 area(maps) + 0.01 variation(maps)`` by default.
+    ``1.5 CE(masked logits, model truth) + 2 area(maps) + 0.01 variation(maps)`` by default, where the model truth is
+    the class that the classifier predicts for the unmasked image.
 
     Args:
-        form: Form of area and variation, see `tame.functional.losses`; ``ranked``: cross-entropy alone, for
-            `ExplainedClassifier.ranked_pass`, where the area is given and not learned; ``cross-entropy``: that alone,
-            with the masks as they are (the A forms of L-CAM).
-        cross_entropy: Weight.
-        area: Weight.
-        variation: Weight.
-        score: What the classifier's confidences are: the cross-entropy is minus the logarithm of the target's.
+        form: ``paper`` or ``released`` form of area and variation, see `tame.functional.losses`; ``ranked``:
+            cross-entropy alone, for `ExplainedClassifier.ranked_pass`, where the area is fixed; ``cross-entropy``:
+            cross-entropy alone (the A variants of L-CAM).
+        cross_entropy: Weight of the cross-entropy.
+        area: Weight of the area.
+        variation: Weight of the variation.
+        score: How logits become confidences, see `tame.functional.losses.cross_entropy`.
     """
 
     def __init__(

@@ -1,4 +1,4 @@
-"""The T-TAME attention mechanism and its ablations, as one class with options."""
+"""The T-TAME attention mechanism and its ablations."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ _RELEASED_LARGEST_SIDE = 56
 
 
 class SharedRow(nn.Module):
-    """Adds one row to every class's fusion row: ``row_n + shared / scale``.
+    """Adds one learned row to the fusion rows of all classes: ``row_n + shared / scale``.
 
     Args:
-        scale: Size of a step in each fused channel, (C,).
+        scale: Scale of the row in each fused channel, (C,).
     """
 
     scale: Tensor
@@ -35,28 +35,28 @@ class SharedRow(nn.Module):
 
 
 class TAME(nn.Module):
-    """Turns feature maps into one map per class (T-TAME, Fig. 3, Eq. 5-10).
+    """Computes one map per class from several feature maps (T-TAME, Fig. 3, Eq. 5-10).
 
     Branch i: ``A_i = ReLU(BN(Conv1x1(L_i)) + L_i)``. The branches are upsampled bilinearly to one size,
     concatenated and fused by ``Conv1x1`` into K class maps.
 
-    Two exact identities keep this cheap. A 1x1 convolution commutes with bilinear interpolation, so the fusion
-    works at each branch's own resolution and its N results are upsampled and added, where they are fewer than its
-    channels. And only the asked
-    classes' fusion rows are applied. In eval mode batch norm and skip fold into the branch's convolution; a branch
-    whose batch norm has weight 0, as initialised from the classifier, only adds a bias.
+    The implementation is exact but cheaper. A 1x1 convolution commutes with bilinear interpolation, so each branch is
+    fused at its own resolution and the N results are upsampled and added, if they are fewer than the branch's channels.
+    Only the fusion rows of the requested classes are applied. In eval mode batch norm and skip connection are folded
+    into the branch's convolution; a branch whose batch norm has weight 0, as after initialisation from the classifier,
+    only adds a bias.
 
     Args:
-        channels: C_i of each feature map.
-        num_classes: K.
-        skip: Add the branch's input (the ablation without it is ``skip=False``).
+        channels: Number C_i of channels of each feature map.
+        num_classes: Number K of classes.
+        skip: Add the branch's input to its output (``False`` is an ablation).
         batch_norm: Use batch normalisation.
-        activation: ``relu`` or ``sigmoid``.
-        branch_channels: Output channels of every branch; None keeps C_i. Needs ``skip=False``.
-        output_size: Side of the class maps: of the ``largest`` feature map, or the ``first`` one's, at most 56,
-            as in the authors' released program.
-        smooth: Side of the window over which class maps are averaged, odd; 1 leaves them as they are. Beyond the
-            paper: neighbouring tokens of a transformer say less alike things than neighbours in a feature map.
+        activation: Activation of the branches, ``relu`` or ``sigmoid``.
+        branch_channels: Output channels of every branch, which needs ``skip=False``; default: C_i.
+        output_size: Size of the class maps: that of the ``largest`` feature map, or that of the ``first`` one, at most
+            56 x 56 (the authors' released program).
+        smooth: Side of the window over which class maps are averaged, odd; 1 for no smoothing. Not in the paper:
+            neighbouring tokens of a transformer are less correlated than neighbours in a feature map.
 
     Raises:
         InputError: For options that contradict each other, or an even window.
@@ -88,7 +88,7 @@ class TAME(nn.Module):
         if smooth < 1 or smooth % 2 == 0:
             raise InputError(f"expected an odd window to smooth class maps with, got {smooth}")
         if skip and branch_channels is not None:
-            raise InputError("expected branches as wide as their input where there is a skip connection")
+            raise InputError("expected branch_channels only without skip connections (skip=False)")
         self.channels = tuple(channels)
         self.num_classes = num_classes
         self.skip = skip
@@ -99,7 +99,7 @@ class TAME(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
-        self.shared_row: SharedRow | None = None  # only while it is trained, see `tame.attention.shared`
+        self.shared_row: SharedRow | None = None  # set while a shared row is trained, see `tame.attention.shared`
         self._folded: list[tuple[Tensor | None, Tensor]] = []
         self._folded_from: tuple[int, ...] = ()
 
@@ -108,13 +108,13 @@ class TAME(nn.Module):
 
         Args:
             features: One (B, C_i, h_i, w_i) per branch.
-            classes: Asked classes, int64: (N,) for all images, (B, N) per image, None for all K.
+            classes: Requested classes, int64: (N,) for all images, or (B, N) per image; default: all K.
 
         Returns:
             (B, N, h, w).
 
         Raises:
-            InputError: If the features are not those this mechanism was made for.
+            InputError: If the number of features or their channels do not match this mechanism.
         """
         self._check(features)
         size = self._size(features)
@@ -126,7 +126,7 @@ class TAME(nn.Module):
         parts = rows.split([conv.out_channels for conv in self._convs()], dim=-1)  # each (..., N, width)
         total: Tensor | None = None
         for branch, part in zip(self.branches(features), parts, strict=True):
-            if part.shape[-2] > branch.shape[1]:  # more classes than channels: the channels are fewer to upsample
+            if part.shape[-2] > branch.shape[1]:  # more classes than channels: upsampling the channels is cheaper
                 branch = _resize(branch, size)
             fused = (part @ branch.flatten(2)).unflatten(2, branch.shape[2:])  # (B, N, h_i, w_i)
             fused = _resize(fused, size)
@@ -148,14 +148,14 @@ class TAME(nn.Module):
         ]
 
     def _linear(self, index: int, feature: Tensor) -> Tensor:
-        """Branch ``index`` before its activation, with the batch's own statistics in training."""
+        """Return branch ``index`` before its activation, with the statistics of the batch in training mode."""
         out = self.convs[index](feature)
         if len(self.bns):
             out = self.bns[index](out)
         return out + feature if self.skip else out
 
     def _fold(self) -> list[tuple[Tensor | None, Tensor]]:
-        """Convolution, batch norm and skip as one weight and bias per branch; remembered until one changes."""
+        """Return convolution, batch norm and skip as one weight and bias per branch, cached until a tensor changes."""
         tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
         if torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
             return [self._fold_branch(index) for index in range(len(self.convs))]
@@ -166,7 +166,7 @@ class TAME(nn.Module):
         return self._folded
 
     def _fold_branch(self, index: int) -> tuple[Tensor | None, Tensor]:
-        """Return weight (width, C) and bias of branch ``index``; no weight where the branch only adds its bias."""
+        """Return weight (width, C) and bias of branch ``index``; the weight is None if it is the identity."""
         conv = self._convs()[index]
         weight, bias = conv.weight.flatten(1), conv.bias
         if len(self.bns):
@@ -198,15 +198,15 @@ class TAME(nn.Module):
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:
-    """Resize maps (B, C, h, w) bilinearly; those of that size stay as they are."""
+    """Resize maps (B, C, h, w) bilinearly, unless they already have this size."""
     if tuple(maps.shape[2:]) == size:
         return maps
     return F.interpolate(maps, size=size, mode="bilinear", align_corners=False)
 
 
 def _at_every_position(feature: Tensor, weight: Tensor | None, bias: Tensor) -> Tensor:
-    """Apply a linear layer to the channels of a map (B, C, h, w), a 1x1 convolution: (B, width, h, w)."""
+    """Apply a 1x1 convolution with ``weight`` (width, C) to a map (B, C, h, w): (B, width, h, w)."""
     if weight is None:
         return feature + bias.view(1, -1, 1, 1)
-    # channels last in memory, as a frozen classifier's features are, this is one matrix product without a copy
+    # for features in channels-last memory format this is one matrix product without a copy
     return F.linear(feature.permute(0, 2, 3, 1), weight, bias).permute(0, 3, 1, 2)

@@ -1,4 +1,4 @@
-"""Classifier and attention mechanism together: class maps, selection, masked second pass."""
+"""Classifier and attention mechanism together: class maps and the masked second pass of training."""
 
 from __future__ import annotations
 
@@ -9,17 +9,19 @@ from torch import Tensor, nn
 
 from tame.classifier import FrozenClassifier
 from tame.classifier.gradients import as_map
-from tame.classifier.split import Halves, cut_at
+from tame.classifier.split import SplitClassifier, split_at
 from tame.functional.masking import soft_keep_top, soft_rank
 from tame.types import MaskingKind
 from tame.utils.checks import InputError
 
 
 class TrainingPass(NamedTuple):
-    """What the loss needs of one batch.
+    """Inputs of the loss for one batch.
 
-    ``targets`` (B,): the model truth. ``maps`` (B, N, h, w) in [0, 1]: every image's map of its own and of other
-    classes. ``masked_logits`` (B, K): of the images, or of their features, masked with their own class's map.
+    Attributes:
+        targets: Predicted class of each image, (B,) int64.
+        maps: Maps of each image for its predicted class and for other classes, (B, N, h, w) in [0, 1].
+        masked_logits: Logits of the images (or of their features) masked with the map of the predicted class, (B, K).
     """
 
     targets: Tensor
@@ -31,12 +33,13 @@ class ExplainedClassifier(nn.Module):
     """A frozen classifier and the attention mechanism that explains it.
 
     Args:
-        classifier: Never changes.
-        attention: From the classifier's features to class maps; the only part that is trained. It says what its maps
-            mask in the second pass: the image, or the feature map itself (L-CAM-Fm).
+        classifier: The frozen classifier.
+        attention: The attention mechanism, from the classifier's features to class maps; the only part that is trained.
+            Its attribute ``masks`` says what the maps multiply in the second pass: the image, or the feature map
+            (L-CAM-Fm).
 
     Raises:
-        InputError: If the mechanism was made for other features or another number of classes.
+        InputError: If the mechanism is for other feature channels or another number of classes.
     """
 
     def __init__(self, classifier: FrozenClassifier, attention: nn.Module) -> None:
@@ -53,14 +56,14 @@ class ExplainedClassifier(nn.Module):
             )
         self.classifier = classifier
         self.attention = attention
-        self._halves = cut_at(classifier, classifier.layers[0]) if attention.masks == "features" else None
+        self._split = split_at(classifier, classifier.layers[0]) if attention.masks == "features" else None
 
     def maps(self, images: Tensor, targets: Tensor) -> Tensor:
         """Compute the map of one class per image in one forward pass.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            targets: (B,) int64.
+            targets: Class of each image, (B,) int64.
 
         Returns:
             (B, h, w), before the sigmoid, unscaled.
@@ -75,22 +78,23 @@ class ExplainedClassifier(nn.Module):
         masking: MaskingKind | None = None,
         generator: torch.Generator | None = None,
     ) -> TrainingPass:
-        """Explain the model truth of a batch, mask the images or their features with it and classify them again.
+        """Explain the predicted class of each image, mask the images (or features) with the maps, classify them again.
 
         The gradient of ``masked_logits`` reaches the attention mechanism only.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            other_classes: ``batch``: the maps of all model truths of the batch, as in the released program;
-                ``random``: B - 1 other classes drawn without replacement for each image (T-TAME, Eq. 12).
-            masking: See `FrozenClassifier.masked_logits`.
-            generator: Draws the random classes, on the CPU; None: torch's own.
+            other_classes: Which other classes' maps enter the loss. ``batch``: the predicted classes of the whole
+                batch, as in the authors' released program; ``random``: B - 1 other classes, drawn without replacement
+                for each image (T-TAME, Eq. 12).
+            masking: How images are masked, see `FrozenClassifier.masked_logits`.
+            generator: Random generator on the CPU for the other classes; default: torch's global one.
         """
         with torch.no_grad():
             logits, features = self.classifier(images)
         targets = logits.argmax(1)
         if other_classes == "batch":
-            maps = self.attention(features, targets).sigmoid()  # (B, B, h, w), own classes on the diagonal
+            maps = self.attention(features, targets).sigmoid()  # (B, B, h, w), predicted classes on the diagonal
             own = maps.diagonal().movedim(-1, 0)  # (B, h, w)
         else:
             maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).sigmoid()
@@ -98,18 +102,18 @@ class ExplainedClassifier(nn.Module):
         return TrainingPass(targets, maps, self.masked_logits(images, own, masking))
 
     def ranked_pass(self, images: Tensor, keep: Tensor, masking: MaskingKind | None = None) -> TrainingPass:
-        """Explain the model truth of a batch, keep a share of each image by the ranks of its map, classify again.
+        """Explain the predicted class of each image, keep the pixels of highest rank in its map, classify again.
 
-        The mask is what the rank-scaled evaluation makes of a map, smoothed: it does not change with the map's scale
-        and offset, and its area is given, so neither a larger nor a stretched map helps.
+        The mask is a differentiable version of the mask of the rank-scaled evaluation. It does not depend on the scale
+        and offset of the map, and its area is fixed, so neither a larger nor a rescaled map lowers the loss.
 
         Args:
             images: (B, C, H, W) in [0, 1].
-            keep: Share of the pixels to keep, (B,) in (0, 1].
-            masking: See `FrozenClassifier.masked_logits`.
+            keep: Fraction of the pixels to keep, (B,) in (0, 1].
+            masking: How images are masked, see `FrozenClassifier.masked_logits`.
 
         Returns:
-            With ``maps`` (B, 1, h, w): the masks.
+            The pass, with the masks as ``maps``, (B, 1, h, w).
         """
         with torch.no_grad():
             logits, features = self.classifier(images)
@@ -119,49 +123,49 @@ class ExplainedClassifier(nn.Module):
         return TrainingPass(targets, masks.unsqueeze(1), self.masked_logits(images, masks, masking))
 
     def masked_logits(self, images: Tensor, masks: Tensor, masking: MaskingKind | None = None) -> Tensor:
-        """Classify with the image or the features masked, whichever the mechanism says.
+        """Classify with the image or the features masked, as the mechanism's attribute ``masks`` says.
 
         Args:
             images: (B, C, H, W) in [0, 1].
             masks: (B, h, w) in [0, 1].
-            masking: Of images, see `FrozenClassifier.masked_logits`.
+            masking: How images are masked, see `FrozenClassifier.masked_logits`.
 
         Returns:
             Logits (B, K); their gradient reaches the masks.
         """
-        if self._halves is None:
+        if self._split is None:
             return self.classifier.masked_logits(images, masks, masking)
-        return masked_feature_logits(self._halves, images, masks)
+        return masked_feature_logits(self._split, images, masks)
 
 
-def masked_feature_logits(halves: Halves, images: Tensor, masks: Tensor) -> Tensor:
+def masked_feature_logits(split: SplitClassifier, images: Tensor, masks: Tensor) -> Tensor:
     """Classify images whose features at one layer are multiplied by masks.
 
-    Positions that are not on the map, as a class token, stay as they are.
+    Values outside of the map, such as a class token, are not changed.
 
     Args:
-        halves: The classifier, cut at the layer.
+        split: The classifier, split at the layer.
         images: (B, C, H, W) in [0, 1].
-        masks: (B, h, w), as large as the layer's map.
+        masks: (B, h, w), of the size of the layer's map.
 
     Returns:
         Logits (B, K); their gradient reaches the masks.
     """
-    output, *others = halves.before(images)
-    # whatever the layer's layout, its map is linear in its output: the transposed map brings the change back
-    layout: Any = torch.func.vjp(lambda values: as_map(halves.classifier, values), output)
+    output, *others = split.before(images)
+    # the map is a linear function of the layer's output: its transpose converts the change to the layer's layout
+    layout: Any = torch.func.vjp(lambda values: as_map(split.classifier, values), output)
     features, to_layout = layout
     (change,) = to_layout(features * (masks - 1).unsqueeze(1))
-    return halves.behind(output + change, *others)
+    return split.after(output + change, *others)
 
 
 def own_and_random(targets: Tensor, num_classes: int, generator: torch.Generator | None = None) -> Tensor:
     """Return each image's own class followed by B - 1 (at most K - 1) others, drawn without replacement.
 
     Args:
-        targets: (B,) int64.
-        num_classes: K.
-        generator: On the CPU; None: torch's own.
+        targets: Class of each image, (B,) int64.
+        num_classes: Number K of classes.
+        generator: Random generator on the CPU; default: torch's global one.
 
     Returns:
         (B, N) int64, N = min(B, K).

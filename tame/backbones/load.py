@@ -1,4 +1,4 @@
-"""Build a frozen classifier from a name: spec, weights, layers."""
+"""Load a classifier by name: find its spec, build the network, load weights, choose feature layers."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ from tame.utils.imports import import_function
 from tame.utils.registry import Registry
 
 OWN = "own"
-"""Name of the weights that a user's function brings along."""
+"""Name of the weights that a user's function loads itself."""
 
 _NOTHING = SpecOverrides()
 
@@ -41,12 +41,12 @@ def find_spec(backbone: str | Path, overrides: SpecOverrides = _NOTHING) -> Back
     """Return the spec of a classifier.
 
     Args:
-        backbone: A name of `BACKBONES`, ``timm:NAME``, ``package.module:function`` (also from the working folder; the
-            function returns an nn.Module), or a spec file, see `tame.backbones.spec_files`.
-        overrides: What is known of it beside that; it comes before what a spec file says.
+        backbone: A name of `BACKBONES`, ``timm:NAME``, ``package.module:function`` that returns an nn.Module (also from
+            the working directory), or a spec file, see `tame.backbones.spec_files`.
+        overrides: Properties that replace the backbone's own and those of a spec file.
 
     Raises:
-        InputError: For a backbone that does not exist, or contradicts what is overrides.
+        InputError: If the backbone does not exist, or contradicts the overrides.
     """
     backbone, path = str(backbone), Path(backbone)
     if path.suffix in SUFFIXES:
@@ -54,7 +54,7 @@ def find_spec(backbone: str | Path, overrides: SpecOverrides = _NOTHING) -> Back
     return _spec_of_code(backbone, overrides) if ":" in backbone else _spec_of(backbone, overrides, {})
 
 
-@lru_cache  # a network is built to be described: once
+@lru_cache  # inferring a spec builds the network
 def _spec_of_code(backbone: str, overrides: SpecOverrides) -> BackboneSpec:
     return _spec_of(backbone, overrides, {})
 
@@ -70,18 +70,18 @@ def _spec_of_file(path: Path, _changed: int, overrides: SpecOverrides) -> Backbo
 
 
 def _spec_of(builder: str, overrides: SpecOverrides, arguments: Mapping[str, Any]) -> BackboneSpec:
-    """Return the spec of what ``builder`` builds, with what is given in its place."""
+    """Return the spec of the network that ``builder`` builds with these arguments."""
     if builder.startswith(TIMM):
         spec = timm_spec(builder.removeprefix(TIMM), overrides, arguments)
     elif ":" in builder:
-        function = import_function(builder, "builder of a network")
+        function = import_function(builder, "backbone")
         spec = infer_spec(builder, partial(function, **arguments), overrides, weights={OWN: lambda: None})
     elif builder in torchvision_names():
         spec = torchvision_spec(builder, overrides, arguments)
     else:
         spec = BACKBONES.get(builder)
         if arguments or overrides.num_classes not in (None, spec.num_classes):
-            raise InputError(f"expected {builder} as it is, with {spec.num_classes} classes and no arguments")
+            raise InputError(f"expected {spec.num_classes} classes and no builder arguments for {builder}")
     return with_overrides(spec, overrides)
 
 
@@ -91,17 +91,17 @@ def load_backbone(
     layers: str | Sequence[str] | None = None,
     overrides: SpecOverrides = _NOTHING,
 ) -> FrozenClassifier:
-    """Build a frozen classifier.
+    """Load a classifier and freeze it.
 
     Args:
-        backbone: See `find_spec`; or a spec.
+        backbone: The backbone, see `find_spec`, or its spec.
         weights: Name of published weights, path of a state_dict (``.pth``, ``.pt``, ``.safetensors``; loaded
             without executing code), or ``random``; default: those of the spec file, otherwise the first published ones.
         layers: Name of a layer set of the spec, or module names; default: the proposed ones.
-        overrides: What is known of the backbone, see `find_spec`.
+        overrides: Properties that replace the backbone's own, see `find_spec`.
 
     Raises:
-        InputError: For an unknown name, weights that do not fit, or layers that do not exist.
+        InputError: For an unknown name, weights that do not match the network, or layers that do not exist.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else find_spec(backbone, overrides)
     spec, module, name = load_network(spec, weights)
@@ -113,11 +113,14 @@ def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple
     """Build a network and load its weights.
 
     Args:
-        spec: Of the classifier.
-        weights: See `load_backbone`.
+        spec: Specification of the classifier.
+        weights: Weights, see `load_backbone`.
 
     Returns:
         The spec with the preprocessing of these weights, the network in eval mode, and the name of the weights.
+
+    Raises:
+        InputError: For weights that cannot be read or do not match the network.
     """
     module = spec.build().eval()
     name = str(weights) if weights else next(iter(spec.weights), "random")
@@ -131,10 +134,10 @@ def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple
 
 
 def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
-    """Read a state_dict from a file without executing code; ``module.`` prefixes are stripped.
+    """Read a state_dict from a file without executing code; the prefix ``module.`` of names is removed.
 
     Raises:
-        InputError: If the file is absent, unreadable, or holds no state_dict.
+        InputError: If the file does not exist, cannot be read, or contains no state_dict.
     """
     if not path.is_file():
         known = ", ".join([*spec.weights, "random"])
@@ -145,8 +148,8 @@ def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
             if path.suffix == ".safetensors"
             else torch.load(path, weights_only=True, map_location="cpu")
         )
-    except Exception as error:  # a broken file breaks the readers in many ways
-        raise InputError(f"{path} holds no weights that can be loaded safely: {error}") from error
+    except Exception as error:  # corrupt files raise many kinds of errors
+        raise InputError(f"{path} contains no weights that can be loaded safely: {error}") from error
     if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
         state = state["state_dict"]
     if not isinstance(state, Mapping) or not all(
@@ -157,10 +160,15 @@ def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:
-    """Load ``state`` into ``module``, every key.
+    """Load ``state`` into ``module``; all keys must match.
+
+    Args:
+        module: The network.
+        state: Its parameters and buffers by name.
+        source: Name of the weights, for error messages.
 
     Raises:
-        InputError: Naming the first keys and shapes that do not fit.
+        InputError: If keys or shapes do not match, naming the first of them.
     """
     own = module.state_dict()
     problems = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
@@ -172,5 +180,5 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
     ]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
-        raise InputError(f"the weights {source} do not fit {type(module).__name__}: {'; '.join(problems[:3])}{more}")
+        raise InputError(f"the weights {source} do not match {type(module).__name__}: {'; '.join(problems[:3])}{more}")
     module.load_state_dict(state, strict=False)

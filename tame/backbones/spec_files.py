@@ -1,4 +1,4 @@
-"""A classifier described in a file: ``--backbone my_model.toml``."""
+"""Spec files: a classifier described in a TOML, YAML or JSON file, such as ``my_model.toml``."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ _LISTS = {"mean": float, "std": float, "layers": str, "class_names": str}
 
 @dataclass(frozen=True)
 class SpecFile:
-    """What a file says of a classifier.
+    """Content of a spec file.
 
     Attributes:
-        name: What the classifier is called: the file's ``name``, else its stem.
-        builder: What builds the network: anything that ``--backbone`` takes, but a file.
-        arguments: For the builder.
-        overrides: The rest.
+        name: Name of the classifier: the key ``name``, otherwise the file's name without its suffix.
+        builder: Backbone that builds the network, see `tame.backbones.find_spec`; it is not a spec file itself.
+        overrides: Properties that replace the builder's own.
+        arguments: Keyword arguments of the builder.
     """
 
     name: str
@@ -40,21 +40,24 @@ def read_spec_file(path: Path) -> SpecFile:
     """Read a spec file.
 
     Its keys are ``builder`` (required), ``name``, ``[arguments]`` of the builder, ``[tokens]`` with ``prefix``,
-    ``grid`` and ``gate``, and those of `SpecOverrides`. ``class_names`` is a list, or a file of one name per line; it
-    and ``weights`` are relative to the spec file.
+    ``grid`` and ``gate``, and the attributes of `SpecOverrides`. ``class_names`` is a list, or a file with one name per
+    line; the paths of this file and of ``weights`` are relative to the spec file.
 
     Raises:
-        InputError: If it cannot be read; for an unknown key, with the known ones; for a value of another kind.
+        InputError: If the file cannot be read, has an unknown key (listing the known ones), or a value of a wrong type.
     """
     content = dict(_parse(path))
     known = {"name", "builder", "arguments", *(one.name for one in fields(SpecOverrides))}
     if unknown := sorted(content.keys() - known):
-        raise InputError(f"unknown {', '.join(unknown)} in {path}; known: {', '.join(sorted(known))}")
+        raise InputError(f"unknown keys {', '.join(unknown)} in {path}; known: {', '.join(sorted(known))}")
     if not isinstance(content.get("builder"), str):
-        raise InputError(f"expected builder = NAME in {path} (a backbone, timm:NAME or package.module:function)")
+        raise InputError(
+            f"expected the key builder in {path} (a backbone, timm:NAME or package.module:function), "
+            f"got {content.get('builder')!r}"
+        )
     arguments = content.pop("arguments", {})
     if not isinstance(arguments, Mapping):
-        raise InputError(f"expected arguments of the builder by name in {path}, got {arguments!r}")
+        raise InputError(f"expected the arguments of the builder by name in {path}, got {arguments!r}")
     name, builder = str(content.pop("name", path.stem)), content.pop("builder")
     try:
         overrides = SpecOverrides(**{key: _value(key, value, path) for key, value in content.items()})
@@ -83,7 +86,7 @@ def _parse(path: Path) -> Mapping[str, Any]:
 
 
 def _value(key: str, value: Any, path: Path) -> Any:
-    """Return the value of one key as `SpecOverrides` has it."""
+    """Convert the value of one key to the type that it has in `SpecOverrides`."""
     if key == "class_names" and isinstance(value, str):
         return read_class_names(value if value == IMAGENET else path.parent / value)
     if key == "weights":

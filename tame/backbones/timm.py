@@ -1,4 +1,4 @@
-"""timm's classifiers, by name: ``timm:vit_tiny_patch16_224``; the package is optional."""
+"""Classifiers of timm by name, such as ``timm:vit_tiny_patch16_224``; timm is an optional dependency."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from tame.classifier.probing.infer_spec import infer_spec, unpublished
+from tame.classifier.probing.infer_spec import infer_spec, no_published_weights
 from tame.classifier.probing.overrides import SpecOverrides, imagenet_names
 from tame.classifier.spec import BackboneSpec, Preprocessing
 from tame.utils.checks import InputError
@@ -17,15 +17,16 @@ _PRETRAINED = "pretrained"
 
 
 def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any]) -> BackboneSpec:
-    """Describe timm's classifier ``name``; preprocessing and class names are those of its published weights.
+    """Return the spec of a classifier of timm, with the preprocessing and class names of its published weights.
 
     Args:
-        name: As timm knows it, with or without a tag: ``resnet18``, ``resnet18.a1_in1k``.
-        overrides: What replaces its own.
-        arguments: For timm's builder, besides the number of classes, of channels and the size of the input.
+        name: Name in timm, with or without a tag: ``resnet18``, ``resnet18.a1_in1k``.
+        overrides: Properties that replace its own.
+        arguments: Further keyword arguments of ``timm.create_model``; the number of classes, number of channels and
+            input size are set from ``overrides``.
 
     Raises:
-        InputError: If timm is not installed, knows no such name, or the network has no classes.
+        InputError: If timm is not installed, has no such classifier, or the number of classes is unknown.
     """
     try:
         import timm
@@ -33,12 +34,12 @@ def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any])
         raise InputError(f"{PREFIX}{name} needs the package timm: pip install timm") from error
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
-        raise InputError(f"timm has no classifier {name!r}{f'; near names: {near}' if near else ''}")
+        raise InputError(f"timm has no classifier {name!r}{f'; similar names: {near}' if near else ''}")
     config = timm.get_pretrained_cfg(name)
     published = config.to_dict() if config else {}
     classes = overrides.count or published.get("num_classes", 0)
     if not classes:
-        raise InputError(f"{PREFIX}{name} is published without classes: give --num-classes and --weights")
+        raise InputError(f"{PREFIX}{name} is published without classes: set the number of classes and the weights")
     size = _size_argument(overrides, published, arguments)
     options = {"num_classes": classes, **_channels(overrides), **size, **arguments}
 
@@ -49,14 +50,14 @@ def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any])
     def load() -> Mapping[str, Tensor]:
         try:
             return build(pretrained=True).state_dict()
-        except Exception as error:  # no network, no weights published, or some that do not fit
+        except Exception as error:  # no internet connection, no published weights, or weights that do not match
             raise InputError(
                 f"the weights of {PREFIX}{name} could not be loaded ({error}); "
-                "give a file with --weights PATH, or --weights random"
+                'choose a file of weights, or random ones (weights "random")'
             ) from error
 
     as_published = bool(config and config.has_weights) and classes == published.get("num_classes")
-    weights = {_PRETRAINED: load} if as_published else unpublished(f"{PREFIX}{name}", classes)
+    weights = {_PRETRAINED: load} if as_published else no_published_weights(f"{PREFIX}{name}", classes)
     names = overrides.class_names or (_class_names(published) if as_published else None) or None
     known = SpecOverrides(num_classes=classes, class_names=names)
     return infer_spec(f"{PREFIX}{name}", build, overrides.over(known), _preprocessing(published), weights)
@@ -65,7 +66,7 @@ def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any])
 def _size_argument(
     overrides: SpecOverrides, published: Mapping[str, Any], arguments: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return ``img_size`` where the input has another size than the network is built for."""
+    """Return the argument ``img_size`` if the input size is overridden and the network has a fixed one."""
     if not overrides.input_size or not published.get("fixed_input_size") or "img_size" in arguments:
         return {}
     return {"img_size": overrides.input_size}
@@ -76,12 +77,12 @@ def _channels(overrides: SpecOverrides) -> dict[str, Any]:
 
 
 def _preprocessing(published: Mapping[str, Any]) -> Preprocessing:
-    """Return timm's evaluation transform: resize to ``crop / crop_pct``, then crop."""
+    """Return timm's evaluation preprocessing: resize to ``crop / crop_pct``, then crop."""
     _, height, width = published.get("input_size", (3, 224, 224))
     share = published.get("crop_pct") or 1.0
     resize: int | tuple[int, int] = int(height / share)
     if height != width or published.get("crop_mode", "center") != "center":
-        resize = (int(height / share), int(width / share))  # squeezed, as timm does for `squash`
+        resize = (int(height / share), int(width / share))  # without regard to the aspect ratio, timm's `squash`
     interpolation = published.get("interpolation", "bilinear")
     return Preprocessing(
         resize=resize,
@@ -93,7 +94,7 @@ def _preprocessing(published: Mapping[str, Any]) -> Preprocessing:
 
 
 def _class_names(published: Mapping[str, Any]) -> tuple[str, ...]:
-    """Return the class names of published weights, as far as timm knows which data they were trained on."""
+    """Return the class names of published weights; empty if timm does not know their training data."""
     from timm.data.imagenet_info import ImageNetInfo, infer_imagenet_subset
 
     subset = infer_imagenet_subset(dict(published))

@@ -1,4 +1,4 @@
-"""torchvision's classifiers: the three published backbones, and every other one by name."""
+"""Classifiers of torchvision by name; the layer sets of VGG-16, ResNet-50 and ViT-B/16 are those of the paper."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from typing import Any
 from torch import Tensor
 from torchvision import models
 
-from tame.classifier.probing.infer_spec import adapted, unpublished
+from tame.classifier.probing.infer_spec import no_published_weights, override_preprocessing
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.utils.checks import InputError
 
 _VIT_BLOCKS = tuple(f"encoder.layers.encoder_layer_{index}" for index in (9, 10, 11))
-_VIT_NORMS = tuple(f"{block}.ln_1" for block in _VIT_BLOCKS)  # the norm before attention
+_VIT_NORMS = tuple(f"{block}.ln_1" for block in _VIT_BLOCKS)  # the norms before self-attention
 _RESNET = ("layer2", "layer3", "layer4")
-_VGG = ("features.16", "features.23", "features.30")  # the max-pools
+_VGG = ("features.16", "features.23", "features.30")  # the max-pooling layers
 
 _NOTHING = SpecOverrides()
 
@@ -52,24 +52,24 @@ def torchvision_names() -> list[str]:
 def torchvision_spec(
     name: str, overrides: SpecOverrides = _NOTHING, arguments: Mapping[str, Any] = MappingProxyType({})
 ) -> BackboneSpec:
-    """Describe torchvision's classifier ``name``; preprocessing and class names come with its weights.
+    """Return the spec of a classifier of torchvision, with the preprocessing and class names of its published weights.
 
     Args:
-        name: As torchvision knows it.
-        overrides: Its number of classes and size of input, where they are not those of the published weights.
-        arguments: For torchvision's builder.
+        name: Name in torchvision.
+        overrides: Number of classes and preprocessing, if they differ from those of the published weights.
+        arguments: Further keyword arguments of torchvision's builder.
 
     Raises:
-        InputError: If torchvision has no such classifier, or it cannot have an input of that size.
+        InputError: If torchvision has no such classifier, or it does not support the input size.
     """
     if name not in torchvision_names():
         raise InputError(f"torchvision has no classifier {name!r}")
     entries = [entry for entry in models.get_model_weights(name) if entry.meta["categories"]]
-    preprocessing = adapted(_preprocessing(entries[0]), overrides)
+    preprocessing = override_preprocessing(_preprocessing(entries[0]), overrides)
     class_names = tuple(entries[0].meta["categories"])
     options = _builder_options(name, preprocessing)
     patches: TokenLayout | None = None
-    if "image_size" in options:  # its position embedding fits one image size only
+    if "image_size" in options:  # the position embedding has a fixed image size
         entries = [entry for entry in entries if _preprocessing(entry).size == preprocessing.size]
         patches = _patches(name, preprocessing)
     count = overrides.count
@@ -83,18 +83,19 @@ def torchvision_spec(
         class_names=class_names,
         masking="vit" if patches else "cnn",
         tokens=patches,
-        weights={entry.name.lower(): _loader(entry) for entry in entries} or unpublished(name, len(class_names)),
+        weights={entry.name.lower(): _loader(entry) for entry in entries}
+        or no_published_weights(name, len(class_names)),
         weights_preprocessing={
             entry.name.lower(): own
             for entry in entries
-            if (own := adapted(_preprocessing(entry), overrides)) != preprocessing
+            if (own := override_preprocessing(_preprocessing(entry), overrides)) != preprocessing
         },
     )
     return replace(spec, **_KNOWN.get(name, {}))  # type: ignore[arg-type] # values of the table above
 
 
 def _patches(name: str, preprocessing: Preprocessing) -> TokenLayout:
-    """Return the layout of a transformer's tokens; its builder takes squares of whole patches only."""
+    """Return the token layout of a vision transformer; its builder only supports squares of whole patches."""
     height, width = preprocessing.size
     patch = int(name.rsplit("_", 1)[1])
     if height != width or height % patch:
@@ -114,12 +115,12 @@ def _preprocessing(entry: models.WeightsEnum) -> Preprocessing:
 
 
 def _builder_options(name: str, preprocessing: Preprocessing) -> dict[str, Any]:
-    """Return what a builder needs so that the network equals the one whose weights are published."""
+    """Return the builder arguments with which the network matches its published weights."""
     if name.startswith("vit_"):
         return {"image_size": preprocessing.size[0]}
-    if name == "maxvit_t":  # its windows fit one image size only
+    if name == "maxvit_t":  # the attention windows have a fixed image size
         return {"input_size": preprocessing.size}
-    if name in ("googlenet", "inception_v3"):  # their weights expect another normalisation; random ones start slowly
+    if name in ("googlenet", "inception_v3"):  # published weights need another normalisation; init_weights is slow
         return {"transform_input": True, "init_weights": False}
     return {}
 
@@ -128,10 +129,10 @@ def _loader(entry: models.WeightsEnum) -> Callable[[], Mapping[str, Tensor]]:
     def load() -> Mapping[str, Tensor]:
         try:
             return entry.get_state_dict(progress=True, check_hash=True, weights_only=True)
-        except (OSError, RuntimeError) as error:  # no network; a file whose hash is wrong
+        except (OSError, RuntimeError) as error:  # no internet connection, or a wrong hash
             raise InputError(
                 f"the weights {entry.name} could not be downloaded from {entry.url} ({error}); "
-                "give a file with --weights PATH, or --weights random"
+                'choose a file of weights, or random ones (weights "random")'
             ) from error
 
     return load

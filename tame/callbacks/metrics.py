@@ -1,8 +1,7 @@
-"""AD, IC and ROAD in any Lightning run that can explain."""
+"""Any metric of explanations in any Lightning run that can explain: AD and IC, ROAD, or a registered one."""
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -11,46 +10,41 @@ import torch
 from lightning import Callback, LightningModule, Trainer
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler
-from torchmetrics import MetricCollection
 
 from tame.classifier import FrozenClassifier
-from tame.metrics import ROAD, AverageDrop, AverageGain, IncreaseInConfidence
-from tame.perturbations import ImputedInputs, MaskedInputs, PassRows, Perturbation, perturbed_scores, plain_scores
-from tame.perturbations.imputed import NOISE, ORDERS, REMOVES
-from tame.perturbations.names import imputed_name, masked_name, percent
+from tame.metrics import ImputedConfidence, MaskedConfidence, MeasureMean, Metric
+from tame.metrics.ad_ic import KEEPS, MARGIN
+from tame.perturbations import PassRows, PassSettings, perturbed_scores, plain_scores
+from tame.perturbations.imputed import NOISE, REMOVES
 from tame.types import MapScaling, MaskingKind
 from tame.utils.checks import InputError
 
 
-class PerturbationCallback(Callback, ABC):
-    """Explains, perturbs and classifies the images of validation and test, and logs metrics of what comes out.
+class MetricCallback(Callback):
+    """Explains, perturbs and classifies the images of validation and test, and logs every measure of a metric.
 
     The module needs an attribute ``classifier`` (a `FrozenClassifier`), a method ``explain_batch(images, targets)``
-    that returns unscaled maps (B, h, w), and batches with ``image``. The model truth of each image is explained.
+    that returns unscaled maps (B, h, w), and batches with ``image``. The predicted class of each image is explained.
     Sums go over all processes; an image that a distributed sampler repeats counts once.
 
     Args:
-        perturbation: What is done to the images.
-        metrics: Metrics of each perturbed version, by its name.
-        pass_rows: Perturbed images per pass through the classifier; 0: as many as fit.
+        metric: The metric, such as ``tame.metrics.Deletion()``; its measures are logged as ``val/deletion/AUC``.
+        pass_rows: Perturbed images per pass through the classifier; default: as many as fit.
 
     Raises:
         InputError: When a run starts, for a module that cannot explain.
     """
 
-    def __init__(self, perturbation: Perturbation, metrics: dict[str, MetricCollection], pass_rows: int = 0) -> None:
+    def __init__(self, metric: Metric, pass_rows: int | None = None) -> None:
         PassRows(pass_rows)  # fail before any work
-        self.perturbation, self.metrics, self.pass_rows = perturbation, metrics, pass_rows
+        self.metric, self.perturbation, self.pass_rows = metric, metric.perturbation(), pass_rows
+        self.means = {measure.name: MeasureMean(measure) for measure in metric.measures()}
         self._rows: PassRows | None = None
         self._seen: Counter[int] = Counter()  # images that this process has had, by loader
 
-    @abstractmethod
-    def update(self, metrics: MetricCollection, plain: Tensor, perturbed: Tensor, kept: Tensor) -> None:
-        """Add p, p' and whether the class survived, (B,) each, to the metrics of one perturbed version."""
-
-    @abstractmethod
     def values(self) -> dict[str, Tensor]:
-        """Return what to log, by name."""
+        """Return the measures over all images so far, by name."""
+        return {name: mean.compute() for name, mean in self.means.items()}
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Check that the module can explain, before any work."""
@@ -78,7 +72,7 @@ class PerturbationCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Explain the batch and classify what becomes of it."""
+        """Explain the batch and classify its perturbed versions."""
         self._add(trainer, pl_module, trainer.val_dataloaders, dataloader_idx, batch)
 
     def on_test_batch_end(
@@ -90,26 +84,26 @@ class PerturbationCallback(Callback, ABC):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Explain the batch and classify what becomes of it."""
+        """Explain the batch and classify its perturbed versions."""
         self._add(trainer, pl_module, trainer.test_dataloaders, dataloader_idx, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the epoch's images gave."""
+        """Log the measures of the epoch."""
         self._log(pl_module, "val")
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Log what the epoch's images gave."""
+        """Log the measures of the epoch."""
         self._log(pl_module, "test")
 
     def _reset(self, pl_module: LightningModule) -> None:
         self._seen.clear()
         device = torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device  # no float64 on MPS
-        for metrics in self.metrics.values():
-            metrics.reset()
-            metrics.to(device)
+        for mean in self.means.values():
+            mean.reset()
+            mean.to(device)
 
     def _add(self, trainer: Trainer, pl_module: LightningModule, loaders: Any, position: int, batch: Any) -> None:
-        """Measure the images that no other process, nor this one, has counted already."""
+        """Add the images that neither another process nor this one has counted."""
         seen = self._seen[position]
         self._seen[position] += len(batch["image"])
         first = slice(None)
@@ -125,118 +119,75 @@ class PerturbationCallback(Callback, ABC):
         self._rows = self._rows or PassRows(self.pass_rows, images.device)
         plain = plain_scores(classifier, images)
         maps = explain(images, plain.targets)
-        scores = perturbed_scores(
-            classifier, images, maps, plain.targets, indices, [self.perturbation], rows=self._rows
-        )
-        for name, perturbed, kept in zip(*scores, strict=True):
-            metrics = self.metrics[name]
-            device = next(iter(metrics.values())).device
-            self.update(metrics, plain.confidence.to(device), perturbed.to(device), kept.to(device))
+        passes = PassSettings(self._rows)
+        scores = perturbed_scores(classifier, images, maps, plain.targets, indices, [self.perturbation], passes)
+        device = next(iter(self.means.values())).device
+        columns = {name: values.to(device) for name, values in {"p": plain.confidence, **scores.columns()}.items()}
+        for mean in self.means.values():
+            mean.update(columns)
 
     def _log(self, pl_module: LightningModule, stage: str) -> None:
         for name, value in self.values().items():
             pl_module.log(f"{stage}/{name}", value, sync_dist=True)  # equal in all processes already
 
 
-class AverageDropIncrease(PerturbationCallback):
-    """Logs AD, IC and AG of a module's explanations, as ``val/minmax/AD_100``; see `PerturbationCallback`.
+class AverageDropIncrease(MetricCallback):
+    """Logs AD, IC and AG of a module's explanations, as ``val/minmax/AD_100``; see `MetricCallback`.
 
     Args:
-        scalings: Readings of the maps.
+        scalings: Scalings of the maps.
         keeps: Fractions of the pixels to keep, each in (0, 1].
         masking: Kind of masking; None for the backbone's own.
-        margin: What counts as an increase in confidence.
-        pass_rows: Masked images per pass through the classifier; 0: as many as fit.
+        margin: p' must exceed p by more than this to count as an increase.
+        pass_rows: Masked images per pass through the classifier; default: as many as fit.
 
     Raises:
-        InputError: For scalings, keeps or a margin that make no sense; when a run starts, for a module that cannot
+        InputError: For scalings, keeps or a margin that cannot be used; when a run starts, for a module that cannot
             explain.
     """
 
     def __init__(
         self,
         scalings: Sequence[MapScaling] = ("minmax",),
-        keeps: Sequence[float] = (1.0, 0.5, 0.15),
+        keeps: Sequence[float] = KEEPS,
         masking: MaskingKind | None = None,
-        margin: float = 1e-5,
-        pass_rows: int = 0,
+        margin: float = MARGIN,
+        pass_rows: int | None = None,
     ) -> None:
-        self._read = {masked_name(scaling, keep): (scaling, keep) for scaling in scalings for keep in keeps}
-        metrics = {
-            name: MetricCollection(
-                {"AD": AverageDrop(keep), "IC": IncreaseInConfidence(keep, margin), "AG": AverageGain(keep)}
-            )
-            for name, (_, keep) in self._read.items()
-        }
-        super().__init__(MaskedInputs(scalings, keeps, masking), metrics, pass_rows)
-
-    def update(self, metrics: MetricCollection, plain: Tensor, perturbed: Tensor, kept: Tensor) -> None:
-        """Add p and p'."""
-        metrics.update(plain, perturbed)
-
-    def values(self) -> dict[str, Tensor]:
-        """Return ``minmax/AD_100`` and so on."""
-        return {
-            f"{scaling}/{metric}_{percent(keep)}": value
-            for name, (scaling, keep) in self._read.items()
-            for metric, value in self.metrics[name].compute().items()
-        }
+        super().__init__(MaskedConfidence(tuple(scalings), tuple(keeps), masking, margin), pass_rows)
 
 
-class RemoveAndDebias(PerturbationCallback):
-    """Logs ROAD of a module's explanations, as ``test/road/morf_confidence``; see `PerturbationCallback`.
+class RemoveAndDebias(MetricCallback):
+    """Logs ROAD of a module's explanations, as ``test/road/morf_confidence``; see `MetricCallback`.
 
-    ``morf_kept`` and ``lerf_kept`` are the other reading; ``morf_confidence_10`` and so on are single percentages.
+    ``morf_kept`` and ``lerf_kept`` are the accuracy (top-1 unchanged); ``morf_confidence_10`` and so on are at single
+    shares of removed pixels.
 
     Args:
         removes: Fractions of the pixels to remove, each in (0, 1].
         noise: Standard deviation of the noise on imputed pixels.
-        seed: Of the noise.
-        pass_rows: Imputed images per pass through the classifier; 0: as many as fit.
+        seed: Seed of the noise.
+        pass_rows: Imputed images per pass through the classifier; default: as many as fit.
 
     Raises:
         InputError: For fractions or noise out of range; when a run starts, for a module that cannot explain.
     """
 
     def __init__(
-        self, removes: Sequence[float] = REMOVES, noise: float = NOISE, seed: int = 0, pass_rows: int = 0
+        self, removes: Sequence[float] = REMOVES, noise: float = NOISE, seed: int = 0, pass_rows: int | None = None
     ) -> None:
-        perturbation = ImputedInputs(removes, noise=noise, seed=seed)
-        metrics = {
-            imputed_name(order, remove): MetricCollection(
-                {"confidence": ROAD(order, remove, "confidence"), "kept": ROAD(order, remove, "kept")}
-            )
-            for order in ORDERS
-            for remove in removes
-        }
-        super().__init__(perturbation, metrics, pass_rows)
-        self.removes = tuple(removes)
-
-    def update(self, metrics: MetricCollection, plain: Tensor, perturbed: Tensor, kept: Tensor) -> None:
-        """Add p' and whether the class survived."""
-        metrics.update(perturbed, kept)
-
-    def values(self) -> dict[str, Tensor]:
-        """Return ``road/morf_confidence``, its parts, and so on."""
-        found: dict[str, Tensor] = {}
-        for order in ORDERS:
-            parts = {remove: self.metrics[imputed_name(order, remove)].compute() for remove in self.removes}
-            for reading in ("confidence", "kept"):
-                name = f"road/{order}_{reading}"
-                found[name] = torch.stack([values[reading] for values in parts.values()]).mean()
-                found |= {f"{name}_{percent(remove)}": values[reading] for remove, values in parts.items()}
-        return found
+        super().__init__(ImputedConfidence(tuple(removes), noise=noise, seed=seed), pass_rows)
 
 
 def first_time(loader: Any, seen: int, batch: int) -> slice:
-    """Say which images of a batch are no repetitions by a `DistributedSampler`.
+    """Return which images of a batch are no repetitions by a `DistributedSampler`.
 
-    The sampler deals positions in turn, k * processes + rank, and fills the last turn by starting again.
+    The sampler assigns positions in turn, k * processes + rank, and fills the last turn by starting again.
 
     Args:
         loader: The loader of the batch.
         seen: Images that this process has had before, in this epoch.
-        batch: Images of the batch.
+        batch: Number of images in the batch.
 
     Returns:
         The part of the batch to count; all of it without a distributed sampler.

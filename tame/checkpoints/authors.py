@@ -1,6 +1,6 @@
-"""Checkpoints of the authors' programs, recognised by what is in them: T-TAME's (Lightning), TAME's and L-CAM's.
+"""Checkpoints of the authors' programs, recognised by their contents: T-TAME's (Lightning), TAME's and L-CAM's.
 
-They are pickles, and are read without running what may be in them.
+They are pickles and are read without executing code.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from tame.attention import LCAM_FORMS, build_attention
 from tame.backbones.load import load_weights
 from tame.classifier import BackboneSpec, FrozenClassifier
-from tame.classifier.extractor import tap_node, trace
+from tame.classifier.extractor import layer_node, trace
 from tame.utils.checks import InputError
 
 OUTPUT_SIZE: Final = "first"
@@ -34,27 +34,27 @@ _VERSIONS = {
     "sigmoidinfeaturebranch": "ttame-sigmoid",
     "lcam": "lcam-img",
 }
-_MARKS = {"attn_mech", "attnM"}  # modules of the mechanism in the authors' programs
-_LAST = re.compile(r"(?:^|\.)(?:fuser|op)\.weight$")  # every mechanism ends in one convolution
+_MARKS = {"attn_mech", "attnM"}  # names of the mechanism's module in the authors' programs
+_LAST = re.compile(r"(?:^|\.)(?:fuser|op)\.weight$")  # the last layer of every mechanism is one convolution
 _BRANCH = re.compile(r"convs\.\d+\.weight$")
 _WRAPPED = re.compile(r"(?:^|(?<=generic\.)|(?<=body\.)|(?<=attn_mech\.)|(?<=attnM\.))(?:module\.)+")
 
 
 @dataclass(frozen=True)
-class Published:
-    """What a file of the authors' programs holds.
+class AuthorsCheckpoint:
+    """Contents of a checkpoint of the authors' programs.
 
     Attributes:
         file: The file.
         program: ``T-TAME``, ``TAME`` or ``L-CAM``.
         attention: Name of the mechanism, see `tame.attention.ATTENTIONS`.
-        state: The mechanism's tensors.
-        body: The backbone's, as the file has them; empty where it has none. Batch norms' counters, which a frozen
+        state: Tensors of the mechanism.
+        body: Tensors of the backbone; empty where the file has none. The counters of batch norms, which a frozen
             network never reads, are left out.
-        backbone: The backbone's name; empty where the file does not say.
-        layers: Feature layers, names of the tracer's nodes; empty where the file does not say.
-        gate: Patch tokens are multiplied by the class token, see `TokenLayout`. Means nothing for feature maps.
-        details: What else is known of its training, plain JSON values.
+        backbone: Name of the backbone; empty where the file does not name it.
+        layers: Feature layers, as names of the tracer's nodes; empty where the file does not name them.
+        gate: Whether patch tokens are multiplied by the class token, see `TokenLayout`. Unused for feature maps.
+        details: Other details of the training, plain JSON values.
     """
 
     file: Path
@@ -81,72 +81,73 @@ class Published:
         return tuple(self.state[key].shape[1] for key in sorted(weights, key=lambda key: int(key.split(".")[1])))
 
     def layers_of(self, spec: BackboneSpec) -> list[str]:
-        """Return the modules whose outputs the mechanism takes: the file's, else the released ones of the spec.
+        """Return the modules whose outputs the mechanism takes: the file's, otherwise the spec's released layer set.
 
         Raises:
-            InputError: If neither says them.
+            InputError: If neither names them.
         """
         if self.layers:
-            aliases, taps = spec.layer_aliases, {layer for names in spec.layers.values() for layer in names}
-            if set(self.layers) <= aliases.keys() | (taps - set(aliases.values())):  # known without building it
+            aliases, known = spec.layer_aliases, {layer for names in spec.layers.values() for layer in names}
+            if set(self.layers) <= aliases.keys() | (known - set(aliases.values())):  # no need to build the network
                 return [aliases.get(layer, layer) for layer in self.layers]
             with torch.random.fork_rng(devices=[]):
                 return modules_of_nodes(spec.build(), self.layers)
         released = spec.layers.get("released", ())
-        if self.attention in LCAM_FORMS:  # of the last convolution, or of what pools its output
+        if self.attention in LCAM_FORMS:  # the last convolution, or the pooling after it
             last = dict.fromkeys(layer for layer in (*released[-1:], spec.cam_layer) if layer)
             if len(last) > 1:
-                raise InputError(f"{self.file} does not name its layer: give --layers {' or --layers '.join(last)}")
+                raise InputError(f"{self.file} does not name its layer: give layers, either {' or '.join(last)}")
             released = tuple(last)
         if not released:
             raise InputError(
-                f"{self.file} does not name its layers, and {spec.name} has no released ones: give --layers, "
+                f"{self.file} does not name its layers, and {spec.name} has no released layer set: give layers, "
                 f"{len(self.channels)} of {_listed(self.channels)} channels"
             )
         return list(released)
 
     def differences(self, classifier: FrozenClassifier) -> dict[str, float]:
-        """Return the tensors of the file's backbone that ``classifier`` has not, with the largest difference."""
+        """Return the largest difference (or inf) of each of the file's tensors that differs from ``classifier``."""
         own, found = classifier.module.state_dict(), {}
         for key, value in self.body.items():
             if key not in own or own[key].shape != value.shape:
                 found[key] = math.inf
-            elif not torch.equal(mine := own[key].cpu(), given := value.to(own[key].dtype)):
-                found[key] = float((mine - given).abs().max())
+            elif not torch.equal(mine := own[key].cpu(), theirs := value.to(own[key].dtype)):
+                found[key] = float((mine - theirs).abs().max())
         return found
 
     def attention_for(self, classifier: FrozenClassifier) -> nn.Module:
-        """Return the mechanism, in eval mode, for the classifier that it was trained through.
+        """Return the mechanism, in eval mode, for the classifier that it was trained with.
 
         Raises:
-            InputError: Saying what differs, or what the file lacks.
+            InputError: For another classifier, naming the difference, or a file with tensors missing.
         """
         spec, layers = classifier.spec, classifier.layers
         check_backbone(self.file, self.backbone, spec.name)
         if self.num_classes != spec.num_classes:
             raise InputError(f"{self.file} was trained for {self.num_classes} classes, not {spec.num_classes}")
         named = tuple(modules_of_nodes(classifier.module, self.layers)) if self.layers else layers
-        if named != layers and set(named) <= dict(classifier.module.named_modules()).keys():  # else --layers says them
+        modules = dict(classifier.module.named_modules())
+        if named != layers and set(named) <= modules.keys():  # names of no module are not compared
             raise InputError(f"{self.file} was trained for layers {_listed(named)}, not {_listed(layers)}")
         if self.channels != classifier.channels:
             raise InputError(
                 f"{self.file} was trained for features of {_listed(self.channels)} channels, and {_listed(layers)} of "
-                f"{spec.name} have {_listed(classifier.channels)}: give its own --backbone or --layers"
+                f"{spec.name} have {_listed(classifier.channels)}: give its own backbone or layers"
             )
         if spec.tokens is not None and spec.tokens.gate != self.gate:
             raise InputError(f"{self.file} needs tokens of {spec.name} with gate={self.gate}, got {spec.tokens.gate}")
         if different := self.differences(classifier):
             raise InputError(
-                f"{self.file} was trained through other weights of {spec.name} than {classifier.weights} "
-                f"({largest(different)}): leave --weights out to use those in the file"
+                f"{self.file} was trained with other weights of {spec.name} than {classifier.weights} "
+                f"({largest(different)}): give no weights to use those in the file"
             )
         attention = build_attention(self.attention, self.channels, self.num_classes, OUTPUT_SIZE)
         load_weights(attention, self.state, f"of the attention mechanism in {self.file}")
         return attention.eval().requires_grad_(False)
 
 
-def is_published(path: str | Path) -> bool:
-    """Whether ``path`` is a file that torch wrote, a zip or a pickle; our own are safetensors."""
+def is_authors_file(path: str | Path) -> bool:
+    """Whether ``path`` is a file that torch wrote (a zip or a pickle); our own checkpoints are safetensors."""
     path = Path(path)
     if not path.is_file():
         return False
@@ -155,13 +156,14 @@ def is_published(path: str | Path) -> bool:
     return len(head) == 9 and head[8:] != b"{" and (head.startswith(b"PK\x03\x04") or head[0] == 0x80)
 
 
-def read_published(path: str | Path) -> Published:
-    """Read a checkpoint of the authors' programs without running code.
+def read_authors_file(path: str | Path) -> AuthorsCheckpoint:
+    """Read a checkpoint of the authors' programs without executing code.
 
-    ``generic.attn_mech.*`` (T-TAME, with its backbone as ``generic.body.*`` and ``hyper_parameters``), ``convs.*``,
-    ``bns.*`` and ``fuser.*`` under any name (TAME), or ``attnM.op.*`` (L-CAM); ``module.`` of data-parallel training is
-    left out. Without hyper-parameters the mechanism is told from its tensors; those of the ablation with sigmoids
-    are those of T-TAME, which is then assumed, and so are those of all forms of L-CAM.
+    Names of tensors: ``generic.attn_mech.*`` (T-TAME, with its backbone as ``generic.body.*`` and
+    ``hyper_parameters``), ``convs.*``, ``bns.*`` and ``fuser.*`` after any prefix (TAME), or ``attnM.op.*`` (L-CAM);
+    ``module.`` of data-parallel training is removed. Without hyper-parameters the mechanism is inferred from its
+    tensors: the ablation with sigmoids is then read as T-TAME, and every form of L-CAM as L-CAM-Img, since their
+    tensors have the same names and shapes.
 
     Raises:
         InputError: If the file cannot be read safely, or holds no known mechanism.
@@ -170,7 +172,7 @@ def read_published(path: str | Path) -> Published:
     content = _load(file)
     tensors = content.get("state_dict") if isinstance(content, Mapping) else None
     if not isinstance(content, Mapping) or not isinstance(tensors, Mapping):
-        raise InputError(f"{file} is no checkpoint: expected a dict with a state_dict, got {_kind(content)}")
+        raise InputError(f"expected a checkpoint (a dict with a state_dict) in {file}, got {_kind(content)}")
     state = {_WRAPPED.sub("", str(key)): value for key, value in tensors.items() if isinstance(value, Tensor)}
     prefix = _prefix(file, state)
     mechanism = _below(state, prefix)
@@ -182,7 +184,7 @@ def read_published(path: str | Path) -> Published:
     hyper = {str(key): value for key, value in hyper.items() if _plain(value)} if isinstance(hyper, Mapping) else {}
     version, layers = str(hyper.get("attention_version", "")), hyper.get("layers")
     training = {"epoch": content.get("epoch"), "epochs": hyper.get("epochs"), "hyper_parameters": hyper}
-    return Published(
+    return AuthorsCheckpoint(
         file=file,
         program="T-TAME" if "pytorch-lightning_version" in content else "L-CAM" if "op.weight" in mechanism else "TAME",
         attention=_attention(file, version, mechanism),
@@ -196,37 +198,35 @@ def read_published(path: str | Path) -> Published:
 
 
 def modules_of_nodes(module: nn.Module, nodes: Sequence[str]) -> list[str]:
-    """Return the modules that names of the tracer's nodes stand for; names of other things stay as they are.
+    """Return the modules that names of the tracer's nodes stand for; other names are returned unchanged.
 
     The tracer strips ``_1`` and counts calls: module ``ln_1`` is node ``ln``, ``ln_2`` is node ``ln_1``, and the second
     call of module ``relu`` is node ``relu_1``.
 
     Raises:
-        InputError: For a node that is not the last call of its module, whose output cannot be named.
+        InputError: For a node that is not the last call of its module: a module stands for its last output.
     """
     _, paths = trace(module)
     calls = {path: node for node, path in paths.items() if node.op == "call_module"}
     found = [str(calls[name].target) if name in calls else name for name in nodes]
     for name, layer in zip(nodes, found, strict=True):
-        if name in calls and tap_node(module, layer, paths) is not calls[name]:
+        if name in calls and layer_node(module, layer, paths) is not calls[name]:
             raise InputError(f"the layer {name} of the file is not the last call of the module {layer}")
     return found
 
 
 def check_backbone(file: str | Path, named: str, own: str) -> None:
-    """Check that a checkpoint was trained for the backbone ``own``, where it names one.
+    """Check that a checkpoint that names a backbone was trained for the backbone ``own``.
 
     Raises:
-        InputError: With the one that it names.
+        InputError: Naming the backbone of the checkpoint.
     """
     if named and named != own:
-        raise InputError(
-            f"the checkpoint {file} was trained for backbone {named}, not {own}; give it with --backbone {named}"
-        )
+        raise InputError(f"the checkpoint {file} was trained for backbone {named}, not {own}: use it with {named}")
 
 
 def largest(differences: Mapping[str, float]) -> str:
-    """Say how many tensors differ, and which the most."""
+    """Return a sentence with the number of tensors that differ, and the one that differs most."""
     key = max(differences, key=lambda key: differences[key])
     return f"{len(differences)} tensors differ, the most by {differences[key]:.3g} in {key}"
 
@@ -235,18 +235,18 @@ def _load(file: Path) -> Any:
     try:
         with torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
-    except Exception as error:  # a broken file breaks the readers in many ways
+    except Exception as error:  # the readers fail on a broken file in many ways
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):
             raise InputError(
-                f"{file} is refused and nothing in it was run: it asks for {found[1]}, and a checkpoint needs "
-                "nothing but tensors, numbers and text"
+                f"{file} was refused without executing code from it: it would call {found[1]}, and a checkpoint "
+                "contains only tensors, numbers and text"
             ) from error
         reason = str(error).rpartition("WeightsUnpickler error:")[2].strip().partition("\n")[0]
         raise InputError(f"{file} cannot be read as a checkpoint: {reason[:200]}") from error
 
 
 def _prefix(file: Path, state: Mapping[str, Tensor]) -> str:
-    """Return what stands before the names of the mechanism's tensors."""
+    """Return the prefix of the names of the mechanism's tensors."""
     ends = [key for key in state if _LAST.search(key) and "body" not in key.split(".")]
     ends = [key for key in ends if _MARKS & set(key.split("."))] or ends
     if len(ends) != 1:
@@ -259,7 +259,7 @@ def _prefix(file: Path, state: Mapping[str, Tensor]) -> str:
 
 
 def _attention(file: Path, version: str, state: Mapping[str, Tensor]) -> str:
-    """Return the registered name of the mechanism, told from its tensors where the file does not name it."""
+    """Return the registered name of the mechanism, inferred from its tensors where the file does not name it."""
     for key, value in state.items():
         if (_LAST.search(key) or _BRANCH.match(key)) and value.ndim != 4:
             raise InputError(f"{key} in {file} is {tuple(value.shape)}: expected the weights of a convolution")
@@ -284,7 +284,7 @@ def _word(version: str) -> str:
 
 
 def _plain(value: Any) -> bool:
-    """Whether JSON can hold a value."""
+    """Whether a value can be stored as JSON."""
     if isinstance(value, list | tuple):
         return all(map(_plain, value))
     return value is None or isinstance(value, str | int | float)

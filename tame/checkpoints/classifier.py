@@ -1,4 +1,4 @@
-"""Load a classifier by name, with what a checkpoint of an attention mechanism knows of it."""
+"""Load a classifier by name, with the layers and weights of a checkpoint of an attention mechanism."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import nn
 from tame.backbones import find_spec, load_backbone
 from tame.checkpoints.native import layers_of, own_backbone, read_metadata, spec_for
 from tame.classifier import BackboneSpec, FrozenClassifier
-from tame.classifier.probing.overrides import SpecOverrides, read_class_names, read_size
+from tame.classifier.probing.overrides import overrides_of
 from tame.types import DeviceName
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_device
@@ -21,7 +21,7 @@ from tame.utils.devices import resolve_device
 logger = logging.getLogger("tame")
 
 DEFAULT_BACKBONE = "efficientnet_lite0"
-"""The classifier of commands and calls that name none: its weights come with a package."""
+"""Name of the default classifier, whose weights are installed with a package."""
 
 
 def load_classifier(
@@ -41,20 +41,20 @@ def load_classifier(
     """Load a trained classifier and freeze it.
 
     Args:
-        backbone: The classifier: a name of `tame list backbones`, timm:NAME, package.module:function that returns an
+        backbone: Name of a classifier (tame list backbones), timm:NAME, package.module:function that returns an
             nn.Module, or a spec file (.toml, .yaml, .json).
         weights: Name of published weights, path of a state_dict (loaded without executing code), or "random"; default:
             those of the spec file or checkpoint, otherwise the first published ones.
         layers: Feature layers: a layer set (paper, released, proposed) or module names; default: those of the
-            checkpoint, otherwise of the preset.
+            checkpoint, otherwise those of the preset.
         num_classes: Number of classes; default: the backbone's.
         class_names: Class names in index order, a file with one per line, or "imagenet"; default: the backbone's.
         input_size: Side of the classifier's input in pixels, or HEIGHTxWIDTH; default: from the backbone's
             preprocessing.
         mean: Mean per channel of images in [0, 1]; default: from the backbone's preprocessing.
-        std: Standard deviation per channel, likewise.
-        checkpoint: Trained attention mechanism that the classifier is loaded for: its layers, and the weights that it
-            brings along, are used where none are named.
+        std: Standard deviation per channel of images in [0, 1]; default: from the backbone's preprocessing.
+        checkpoint: Checkpoint of an attention mechanism, for which the classifier is loaded: its feature layers, and
+            the backbone's weights if it contains them, are the defaults of `layers` and `weights`.
         device: auto (CUDA where there is one, otherwise the CPU), cpu, cuda or mps.
         seed: Seed of random weights.
 
@@ -76,7 +76,7 @@ def load_classifier(
     if checkpoint is not None:
         spec = spec_for(checkpoint, spec)
         if weights is None and (own := own_backbone(checkpoint)):
-            logger.warning("The weights of %s are those that came with %s.", spec.name, checkpoint)
+            logger.warning("The weights of %s are loaded from the checkpoint %s.", spec.name, checkpoint)
             chosen = str(checkpoint)
             spec = replace(spec, weights={chosen: lambda: own})
     with torch.random.fork_rng(devices=[]):
@@ -100,15 +100,15 @@ def load_classifier(
 def as_classifier(
     classifier: FrozenClassifier | nn.Module | str | Path, device: DeviceName = "auto"
 ) -> FrozenClassifier:
-    """Return a frozen classifier for whatever names or holds one.
+    """Convert a classifier of any kind to a frozen classifier.
 
     Args:
-        classifier: A frozen classifier, returned as it is; a trained network, wrapped by
-            `FrozenClassifier.from_module`; or what `load_classifier` takes as ``backbone``.
-        device: Of a classifier that is loaded by name.
+        classifier: A frozen classifier, which is returned unchanged; a trained network, which is wrapped by
+            `FrozenClassifier.from_module`; or the name of a backbone, see `load_classifier`.
+        device: Device of a classifier that is loaded by name.
 
     Raises:
-        InputError: For anything that cannot be used.
+        InputError: For any other value, or a classifier that cannot be loaded.
     """
     if isinstance(classifier, FrozenClassifier):
         return classifier
@@ -121,47 +121,26 @@ def as_classifier(
     )
 
 
-def overrides_of(
-    num_classes: int | None = None,
-    class_names: str | Path | Sequence[str] | None = None,
-    input_size: str | int | Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
-) -> SpecOverrides:
-    """Return what a user says of a classifier, see `load_classifier`.
-
-    Raises:
-        InputError: For a value that cannot be read.
-    """
-    if isinstance(class_names, str | Path):
-        names: tuple[str, ...] | None = read_class_names(class_names)
-    else:
-        names = None if class_names is None else tuple(class_names)
-    return SpecOverrides(
-        num_classes=num_classes,
-        class_names=names,
-        input_size=None if input_size is None else read_size("input_size", input_size),
-        mean=None if mean is None else tuple(mean),
-        std=None if std is None else tuple(std),
-    )
-
-
 def checkpoint_spec(path: str | Path, spec: BackboneSpec) -> tuple[BackboneSpec, tuple[str, ...]]:
-    """Return a spec as a checkpoint needs it, and the checkpoint's feature layers."""
+    """Return the spec with the token gate that a checkpoint needs, and the checkpoint's feature layers."""
     spec = spec_for(path, spec)
     return spec, tuple(layers_of(path, spec))
 
 
 def checkpoints_by_backbone(paths: Sequence[str | Path], backbones: Sequence[str]) -> dict[str, str | Path]:
-    """Return checkpoints by the backbone that each was trained for.
+    """Return checkpoints by the name of the backbone that each was trained for.
+
+    Args:
+        paths: Checkpoints.
+        backbones: Names of the backbones.
 
     Raises:
-        InputError: For a checkpoint that does not name its backbone, is of none of these, or the second of one.
+        InputError: If a checkpoint does not name its backbone or is for none of these, or two are for the same one.
     """
     found: dict[str, str | Path] = {}
     for path in paths:
         if not (backbone := read_metadata(path)["backbone"]):
-            raise InputError(f"the checkpoint {path} does not name its backbone: give it with one --backbone")
+            raise InputError(f"the checkpoint {path} does not name its backbone: choose a single backbone with it")
         if backbone not in backbones:
             raise InputError(f"the checkpoint {path} was trained for backbone {backbone}, not {' or '.join(backbones)}")
         if backbone in found:

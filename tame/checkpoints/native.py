@@ -1,9 +1,9 @@
-"""A checkpoint is the attention mechanism alone: safetensors with readable metadata, no Lightning.
+"""Checkpoints of attention mechanisms: safetensors with readable metadata, without Lightning.
 
-A checkpoint is a folder with ``attention.safetensors`` and ``metadata.json``. The metadata also stand in the
-header of the tensors' file, and are read from there: the file alone is enough. An imported explainer whose backbone
-has weights of its own has them beside it, in ``backbone.safetensors``. In the place of a folder there may be a file of
-the authors' programs, see `tame.checkpoints.authors`.
+A checkpoint is a folder with ``attention.safetensors`` and ``metadata.json``. The metadata are also stored in the
+header of the tensors' file and are read from there, so that this file is enough. A converted checkpoint whose backbone
+has weights of its own stores them in ``backbone.safetensors``. Instead of a folder, a checkpoint may be a file of the
+authors' programs, see `tame.checkpoints.authors`.
 """
 
 from __future__ import annotations
@@ -23,7 +23,13 @@ from torch import Tensor, nn
 
 from tame.attention import OLD_NAMES, build_attention
 from tame.attention.model import ExplainedClassifier
-from tame.checkpoints.authors import OUTPUT_SIZE, Published, check_backbone, is_published, read_published
+from tame.checkpoints.authors import (
+    OUTPUT_SIZE,
+    AuthorsCheckpoint,
+    check_backbone,
+    is_authors_file,
+    read_authors_file,
+)
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
@@ -38,7 +44,7 @@ METADATA = "metadata.json"
 def describe(classifier: FrozenClassifier) -> dict[str, Any]:
     """Return what a checkpoint must agree with: backbone, weights, layers, number of classes.
 
-    Where its confidences are no softmax, the ``score`` is said too, which need not agree. ``gate`` is said where patch
+    Confidences other than softmax are recorded as ``score``, which need not agree; ``gate`` is recorded where patch
     tokens are multiplied by the class token.
     """
     tokens = classifier.spec.tokens
@@ -54,13 +60,13 @@ def describe(classifier: FrozenClassifier) -> dict[str, Any]:
 
 
 def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[str, Any]) -> Path:
-    """Write the attention mechanism of ``model``; a crash leaves the old checkpoint or the new one.
+    """Write the attention mechanism of ``model``; each file is written atomically.
 
     Args:
-        folder: Made where it is missing.
+        folder: Created if it does not exist.
         model: Its classifier is described, not stored.
-        details: How it came about (attention, output_size, preset, init, loss, images, epochs, metrics, ...);
-            plain JSON values.
+        details: How the mechanism was trained (attention, output_size, preset, images, epochs, metrics, ...); plain
+            JSON values.
 
     Returns:
         The folder.
@@ -84,13 +90,14 @@ def checkpoint_hash(path: str | Path) -> str:
 def read_metadata(path: str | Path) -> dict[str, Any]:
     """Read the metadata of a checkpoint, a folder or its ``attention.safetensors``.
 
-    A file of the authors' programs says less: an unknown ``backbone`` is empty, ``layers`` are what it calls them.
+    A checkpoint of the authors' programs holds less: ``backbone`` is empty where it is unknown, and ``layers`` are the
+    names that the file uses.
 
     Raises:
         InputError: If there is no such checkpoint.
     """
-    if is_published(path):
-        return published_details(read_published(path))
+    if is_authors_file(path):
+        return authors_details(read_authors_file(path))
     file = _tensors_file(path)
     try:
         with safe_open(file, framework="pt") as tensors:
@@ -106,27 +113,28 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
     return metadata | {"attention": OLD_NAMES.get(name, name)}
 
 
-def published_details(published: Published) -> dict[str, Any]:
-    """Return what a file of the authors' programs says, in the words of our own metadata."""
+def authors_details(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
+    """Return what a checkpoint of the authors' programs holds, under the keys of our own metadata."""
     return {
-        "backbone": published.backbone,
-        "layers": list(published.layers),
-        "num_classes": published.num_classes,
-        "attention": published.attention,
+        "backbone": checkpoint.backbone,
+        "layers": list(checkpoint.layers),
+        "num_classes": checkpoint.num_classes,
+        "attention": checkpoint.attention,
         "output_size": OUTPUT_SIZE,
         "preset": "released",
-        **published.details,
+        **checkpoint.details,
     }
 
 
 def spec_for(path: str | Path, spec: BackboneSpec) -> BackboneSpec:
-    """Return ``spec`` with the gate of its tokens as a checkpoint needs it.
+    """Return ``spec`` with the token gate that a checkpoint needs.
 
     Raises:
         InputError: If there is no such checkpoint, or it is of another backbone.
     """
-    if published := read_published(path) if is_published(path) else None:
-        named, gate = published.backbone, published.gate
+    if is_authors_file(path):
+        authors = read_authors_file(path)
+        named, gate = authors.backbone, authors.gate
     else:
         metadata = read_metadata(path)
         named, gate = metadata["backbone"], metadata.get("gate", False)
@@ -138,20 +146,22 @@ def layers_of(path: str | Path, spec: BackboneSpec) -> list[str]:
     """Return the feature layers of a checkpoint, modules of the backbone ``spec``.
 
     Raises:
-        InputError: If there is no such checkpoint, or it does not say them and the spec does not either.
+        InputError: If there is no such checkpoint, or neither the checkpoint nor the spec names the layers.
     """
-    layers: list[str] = read_published(path).layers_of(spec) if is_published(path) else read_metadata(path)["layers"]
+    layers: list[str] = (
+        read_authors_file(path).layers_of(spec) if is_authors_file(path) else read_metadata(path)["layers"]
+    )
     return layers
 
 
 def own_backbone(path: str | Path) -> Mapping[str, Tensor]:
-    """Return the weights of the backbone that a checkpoint brings along; empty where it brings none.
+    """Return the backbone's weights that are stored with a checkpoint; empty where there are none.
 
     Raises:
         InputError: If they cannot be read.
     """
-    if is_published(path):
-        return read_published(path).body
+    if is_authors_file(path):
+        return read_authors_file(path).body
     file = _tensors_file(path).with_name(BACKBONE_TENSORS)
     try:
         return load_file(file) if file.is_file() else {}
@@ -160,7 +170,7 @@ def own_backbone(path: str | Path) -> Mapping[str, Tensor]:
 
 
 def save_backbone(folder: Path, classifier: FrozenClassifier) -> None:
-    """Write the weights of a classifier beside its checkpoint, which brings them along from then on."""
+    """Write the weights of a classifier into the folder of its checkpoint; they are loaded with the checkpoint."""
     tensors = {  # clones: tied weights share memory
         name: value.cpu().clone(memory_format=torch.contiguous_format)
         for name, value in classifier.module.state_dict().items()
@@ -173,14 +183,15 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
     """Load the attention mechanism of a checkpoint for ``classifier``, in eval mode.
 
     Args:
-        path: A folder or its ``attention.safetensors``, or a file of the authors' programs.
-        classifier: Must be the classifier that the mechanism was trained through.
+        path: A folder or its ``attention.safetensors``, or a checkpoint of the authors' programs.
+        classifier: The classifier that the mechanism was trained with.
 
     Raises:
-        InputError: If there is no such checkpoint, or saying what differs: backbone, weights, layers, classes.
+        InputError: If there is no such checkpoint, or its backbone, weights, layers or classes are others; the message
+            names the differences.
     """
-    if is_published(path):
-        return read_published(path).attention_for(classifier)
+    if is_authors_file(path):
+        return read_authors_file(path).attention_for(classifier)
     metadata, own = ({"gate": False} | known for known in (read_metadata(path), describe(classifier)))
     differences = [
         f"{words} {_short(metadata.get(key))}, not {_short(own[key])}"
@@ -189,7 +200,7 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
             ("num_classes", "number of classes"),
             ("layers", "layers"),
             ("weights_sha256", "weights with hash"),
-            ("gate", "a gate of its tokens"),
+            ("gate", "a token gate of"),
         )
         if metadata.get(key) != own[key]
     ]
@@ -208,7 +219,7 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
 
 
 def shipped_checkpoint(backbone: str) -> Path | None:
-    """Return the checkpoint that travels with the package for ``backbone``, None where there is none."""
+    """Return the checkpoint that is shipped with the package for ``backbone``, None where there is none."""
     folder = Path(str(files("tame") / "assets" / backbone))
     return folder if (folder / TENSORS).is_file() else None
 

@@ -1,4 +1,4 @@
-"""One frozen classifier, and all that can be asked of it."""
+"""The frozen classifier: its specification, logits, features, gradients and layers."""
 
 from tame.classifier.frozen import FrozenClassifier
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout

@@ -1,4 +1,4 @@
-"""Count what an explanation costs: images that reach the logits, gradients that leave them, and all work."""
+"""Measure the cost of explanations: forward and backward passes of the classifier, and floating point operations."""
 
 from __future__ import annotations
 
@@ -18,19 +18,24 @@ from tame.classifier.frozen import FrozenClassifier
 
 @dataclass
 class Passes:
-    """Images that went through the classifier, whole or from a layer on (``forward``), and back (``backward``)."""
+    """Number of images that passed through a classifier.
+
+    Attributes:
+        forward: Forward passes that reached the logits, from the images or from an inner layer.
+        backward: Backward passes that started at the logits.
+    """
 
     forward: int = 0
     backward: int = 0
 
 
 class PassCounter:
-    """Counts the passes of a classifier, whoever makes them and through whichever of its traced graphs.
+    """Counts the forward and backward passes of a classifier, by any caller and in any of its traced graphs.
 
-    Every image that reaches the classifier's last layer counts once, also in a pass that starts at an inner layer.
+    Every image that reaches the classifier's last layer counts once, also if its pass starts at an inner layer.
 
     Args:
-        classifier: The classifier; it is run once, to find its last layer.
+        classifier: The classifier; it is run once to find its last layer.
 
     Example:
         >>> from tame.classifier import BackboneSpec, Preprocessing
@@ -80,49 +85,49 @@ class PassCounter:
             handle.remove()
 
 
-def work_of(classifier: FrozenClassifier, images: Tensor, explain: Callable[[], object]) -> float | None:
-    """Return the work of ``explain`` in units of one plain forward pass of ``images``.
+def relative_cost(classifier: FrozenClassifier, images: Tensor, explain: Callable[[], object]) -> float | None:
+    """Return the cost of an explanation, relative to one forward pass of the classifier.
 
-    Work is what matrix products, convolutions and attention multiply, forward and backward, inside the classifier and
-    outside of it. It does not depend on the device and its kernels, on the precision or on the grad mode.
+    Cost is the number of floating point operations of matrix products, convolutions and attention, forward and
+    backward, inside and outside of the classifier. It does not depend on the device, precision or grad mode.
 
     Args:
         classifier: The classifier.
         images: (B, C, H, W) in [0, 1].
-        explain: Explains them.
+        explain: Function that explains these images.
 
     Returns:
-        1 for a plain pass; None for a classifier that multiplies nothing.
+        1 for one forward pass of ``images``; None for a classifier without such operations.
 
     Example:
         >>> from tame.classifier import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
         >>> classifier, images = FrozenClassifier(spec, net, layers=["1"]), torch.rand(5, 3, 8, 8)
-        >>> work_of(classifier, images, lambda: [classifier(images) for _ in range(3)])
+        >>> relative_cost(classifier, images, lambda: [classifier(images) for _ in range(3)])
         3.0
     """
     with torch.no_grad():
-        plain = _multiplied(lambda: classifier.logits(images))
-    return _multiplied(explain) / plain if plain else None
+        forward = _count_operations(lambda: classifier.logits(images))
+    return _count_operations(explain) / forward if forward else None
 
 
-def _multiplied(call: Callable[[], object]) -> int:
-    """Return the floating point operations of ``call``, of parts that can be counted everywhere."""
+def _count_operations(call: Callable[[], object]) -> int:
+    """Return the floating point operations of ``call``, with fused kernels off since not all of them are counted."""
     fused = torch.backends.mha.get_fastpath_enabled()
-    torch.backends.mha.set_fastpath_enabled(False)  # that way of `nn.MultiheadAttention` is not counted
+    torch.backends.mha.set_fastpath_enabled(False)  # the fast path of `nn.MultiheadAttention` is not counted
     try:
-        with sdpa_kernel(SDPBackend.MATH), _Counted() as counted:
+        with sdpa_kernel(SDPBackend.MATH), _FlopCounter() as counter:
             call()
     finally:
         torch.backends.mha.set_fastpath_enabled(fused)
-    return counted.total
+    return counter.total
 
 
-class _Counted(TorchDispatchMode):
-    """Counts the floating point operations of its thread by torch's own formulas.
+class _FlopCounter(TorchDispatchMode):
+    """Counts the floating point operations of the current thread by torch's own formulas.
 
-    Torch's `FlopCounterMode` does too, but hangs hooks on the modules of all threads.
+    Torch's `FlopCounterMode` counts the same, but registers global module hooks, which affect other threads.
     """
 
     def __init__(self) -> None:
@@ -133,7 +138,7 @@ class _Counted(TorchDispatchMode):
         kwargs = kwargs or {}
         formula = flop_registry.get(func._overloadpacket)
         if formula is None:
-            with self:  # such as `linear` in inference mode, which is made of what can be counted
+            with self:  # a composite such as `linear` in inference mode: count the operations it consists of
                 result = func.decompose(*args, **kwargs)
             return func(*args, **kwargs) if result is NotImplemented else result
         result = func(*args, **kwargs)

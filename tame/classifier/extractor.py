@@ -1,4 +1,4 @@
-"""Where features are read: the output of named modules, found in the traced graph or caught by hooks."""
+"""Read the outputs of named modules from a graph traced by `torch.fx`, or with forward hooks."""
 
 from __future__ import annotations
 
@@ -21,25 +21,27 @@ from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
 
-_UNTRACEABLE = WeakSet[nn.Module]()  # tried before: neither tried nor reported again
+_UNTRACEABLE = WeakSet[nn.Module]()  # modules for which tracing failed once; it is not tried or logged again
 
 
 def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule | HookedExtractor:
-    """Return a module that maps an input to ``{"0": tap, "1": tap, ..., "logits": logits}``.
+    """Return a module that maps an input to ``{"0": feature, "1": feature, ..., "logits": logits}``.
 
-    A graph of ``module`` where `torch.fx` can trace it; else hooks, and a line of the log says so.
+    The module is a traced graph where `torch.fx` can trace ``module``, otherwise it uses forward hooks, with a log
+    message.
 
-    Parameters are shared with ``module``. Layers are modules' names: the tracer's own node names strip a trailing
-    ``_1`` (module ``ln_2`` becomes node ``ln_1``) and are never used. A module that is called several times stands
-    for its last call. What could overwrite a tap works on a copy of it. Gradients of the logits reach the taps.
+    Parameters are shared with ``module``. Layers are named by their modules: the tracer's own node names drop a
+    trailing ``_1`` (module ``ln_2`` becomes node ``ln_1``) and are never used. If a module is called several times, the
+    output of its last call is read. Later operations get a copy of a feature, so that in-place ones do not overwrite
+    it. Gradients of the logits reach the features.
 
     Args:
         module: A classifier, in eval mode.
         layers: Names as in ``module.named_modules()``.
 
     Raises:
-        InputError: For a classifier that does not return one tensor; for a name that is no module, a module that the
-            forward pass never reaches, or two names of the same output (with hooks: not before the first pass).
+        InputError: If the classifier does not return one tensor, a layer does not exist or is not reached by the
+            forward pass, or two layers have the same output (with hooks, raised in the first forward pass).
     """
     for layer in layers:
         check_layer(module, layer)
@@ -54,17 +56,17 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule | H
 
 
 def use_hooks(module: nn.Module, reason: str) -> None:
-    """Read the layers of ``module`` with hooks from now on; a line of the log says why."""
+    """Read the layers of ``module`` with forward hooks from now on, with a log message that gives the reason."""
     if module not in _UNTRACEABLE:
         _UNTRACEABLE.add(module)
-        logger.info("%s; its layers are read with hooks instead", reason)
+        logger.info("%s; its layers are read with forward hooks instead", reason)
 
 
 class HookedExtractor(nn.Module):
-    """Reads layers with hooks that exist for one pass at a time, see `build_extractor`.
+    """Reads layers with forward hooks that are registered for one pass at a time, see `build_extractor`.
 
     Args:
-        module: A classifier, in eval mode; shared.
+        module: A classifier, in eval mode; it is shared, not copied.
         layers: Names as in ``module.named_modules()``.
     """
 
@@ -75,17 +77,17 @@ class HookedExtractor(nn.Module):
         self.layers = tuple(layers)
 
     def forward(self, inputs: Tensor) -> dict[str, Tensor]:
-        """Run the classifier; return its taps by number and its ``logits``.
+        """Run the classifier; return its features by number and its ``logits``.
 
         Raises:
-            InputError: For a layer that is never reached, two of the same output, or no tensor of logits.
+            InputError: If a layer is not reached, two layers have the same output, or the logits are no tensor.
         """
-        taps: dict[int, Any] = {}
+        features: dict[int, Any] = {}
         passed_on: dict[int, Any] = {}
 
         def hook_of(index: int) -> Callable[[nn.Module, object, object], object]:
             def hook(_module: nn.Module, _arguments: object, output: object) -> object:
-                taps[index], passed_on[index] = output, _copy(output)
+                features[index], passed_on[index] = output, _copy(output)
                 return passed_on[index]
 
             return hook
@@ -95,49 +97,49 @@ class HookedExtractor(nn.Module):
                 stack.callback(self.module.get_submodule(layer).register_forward_hook(hook_of(index)).remove)
             logits = self.module(inputs)
         for index, layer in enumerate(self.layers):
-            if index not in taps:
+            if index not in features:
                 raise _never_reached(self.module, layer)
-            if any(taps[index] is passed_on[other] for other in taps if other != index):
+            if any(features[index] is passed_on[other] for other in features if other != index):
                 raise _same_output(self.layers)
         if not isinstance(logits, Tensor):
             raise _no_logits(logits)
-        return {str(index): taps[index] for index in range(len(self.layers))} | {"logits": logits}
+        return {str(index): features[index] for index in range(len(self.layers))} | {"logits": logits}
 
 
 def _graph_extractor(module: nn.Module, layers: Sequence[str], graph: Graph, paths: dict[Node, str]) -> GraphModule:
-    """Return the traced graph with taps as outputs."""
-    taps = [tap_node(module, layer, paths) for layer in layers]
-    if len(set(taps)) < len(taps):
+    """Return the traced graph with the layers' outputs and the logits as its outputs."""
+    features = [layer_node(module, layer, paths) for layer in layers]
+    if len(set(features)) < len(features):
         raise _same_output(layers)
-    for tap in taps:
-        users = [user for user in tap.users if not _makes_its_own(module, user)]
+    for feature in features:
+        users = [user for user in feature.users if not _allocates_output(module, user)]
         if not users:
             continue
-        with graph.inserting_after(tap):
-            copied = graph.call_function(_copy, (tap,))
+        with graph.inserting_after(feature):
+            copied = graph.call_function(_copy, (feature,))
         for user in users:
-            user.replace_input_with(tap, copied)
+            user.replace_input_with(feature, copied)
     (output,) = (node for node in graph.nodes if node.op == "output")
     logits = output.args[0]
     if not isinstance(logits, Node):
         raise _no_logits(logits)
-    output.args = ({str(index): tap for index, tap in enumerate(taps)} | {"logits": logits},)
+    output.args = ({str(index): feature for index, feature in enumerate(features)} | {"logits": logits},)
     return GraphModule(module, graph).eval()
 
 
 def hooked_outputs(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Any]:
-    """Run ``module`` and return copies of what each named layer put out at its last call."""
-    return observe(module, layers, inputs)[0]
+    """Run ``module`` without gradients and return copies of the outputs of each layer's last call."""
+    return hooked_outputs_and_result(module, layers, inputs)[0]
 
 
-def observe(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> tuple[list[Any], Any]:
-    """Run ``module`` as it is, without gradients.
+def hooked_outputs_and_result(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> tuple[list[Any], Any]:
+    """Run ``module`` without gradients and read layers with forward hooks.
 
     Returns:
-        Copies of what each named layer put out at its last call, and what the module returned.
+        Copies of the outputs of each layer's last call, and the module's return value.
 
     Raises:
-        InputError: For a layer that is never reached.
+        InputError: If a layer is not reached by the forward pass.
     """
     outputs: dict[str, Any] = {}
 
@@ -155,19 +157,22 @@ def observe(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> tuple[l
     return [outputs[layer] for layer in layers], result
 
 
-def different(extractor: nn.Module, inputs: Tensor, expected: Sequence[Tensor], logits: Tensor) -> int:
-    """Return the number, from 1, of the first tap (or, behind them, the logits) that is not as expected; 0 for none.
+def first_difference(extractor: nn.Module, inputs: Tensor, expected: Sequence[Tensor], logits: Tensor) -> int:
+    """Compare an extractor's outputs with the expected features, followed by the logits.
 
-    A traced graph must give the same to the last bit; one that cannot run differs from its first tap on. With hooks
-    the network itself runs, and rounding may differ from pass to pass, as on GPUs.
+    Outputs of a traced graph must be bitwise equal. With hooks the network itself runs, and its rounding may differ
+    from pass to pass, as on GPUs: a difference of 1 % of the largest value is tolerated.
+
+    Returns:
+        The position, from 1, of the first output that differs; 0 if none does, 1 if the traced graph fails to run.
     """
     try:
-        tapped = extractor(inputs)
+        outputs = extractor(inputs)
     except Exception as error:
         if isinstance(error, InputError) or isinstance(extractor, HookedExtractor):
             raise
         return 1
-    for number, (got, want) in enumerate(zip(tapped.values(), (*expected, logits), strict=True), start=1):
+    for number, (got, want) in enumerate(zip(outputs.values(), (*expected, logits), strict=True), start=1):
         close = 1e-2 * float(want.abs().amax()) if isinstance(extractor, HookedExtractor) else 0
         same = isinstance(got, Tensor) and got.shape == want.shape
         if not (same and torch.allclose(got, want, rtol=0, atol=close, equal_nan=True)):
@@ -176,43 +181,44 @@ def different(extractor: nn.Module, inputs: Tensor, expected: Sequence[Tensor], 
 
 
 def trace(module: nn.Module) -> tuple[Graph, dict[Node, str]]:
-    """Return the graph of ``module`` and the path of every node: the modules around it, then its own name.
+    """Trace ``module``; return the graph and the qualified name of every node (its module's path, then its own name).
 
-    Every module is traced through to its smallest parts, so that taps inside torchvision's own blocks exist too.
-    ``GraphModule(module, graph)`` makes it run.
+    No module is treated as a leaf, so that layers inside torch's and torchvision's own blocks can be read too.
+    ``GraphModule(module, graph)`` runs the graph.
 
     Raises:
         InputError: For a module that cannot be traced.
     """
     tracer = NodePathTracer(leaf_modules=[], autowrap_modules=(math, torchvision.ops))
     try:
-        # a copy that shares parameters and buffers: what a forward pass keeps for the next one would be no tensor
+        # trace a copy that shares parameters and buffers: a forward pass that caches values would cache proxies
         shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
         copied = copy.deepcopy(module, shared)
         graph = tracer.trace(copied)
-        for node in graph.nodes:  # constants that the tracer found and named
+        for node in graph.nodes:  # constant tensors that the tracer stored on the copy
             if node.op == "get_attr" and node.target.startswith("_tensor_constant"):
                 setattr(module, node.target, getattr(copied, node.target))
-    except Exception as error:  # a forward pass can refuse the tracer's values in any way
+    except Exception as error:  # a forward pass may fail on the tracer's proxies with any error
         reason = " ".join(str(error).split())
         raise InputError(f"{type(module).__name__} cannot be traced by torch.fx: {reason}") from error
     return graph, dict(tracer.node_to_qualname)
 
 
 def check_layer(module: nn.Module, layer: str) -> None:
-    """Check that ``layer`` names a module.
+    """Check that ``module`` has a submodule called ``layer``.
 
     Raises:
-        InputError: With near names.
+        InputError: If it has none, listing similar names.
     """
     known = dict(module.named_modules())
     if layer not in known:
         near = get_close_matches(layer, known, n=3)
-        raise InputError(f"{layer!r} is no layer of {type(module).__name__}; near names: {', '.join(near) or 'none'}")
+        similar = ", ".join(near) or "none"
+        raise InputError(f"{layer!r} is not a layer of {type(module).__name__}; similar names: {similar}")
 
 
-def tap_node(module: nn.Module, layer: str, paths: dict[Node, str]) -> Node:
-    """Return the node of the output of ``layer``; ``paths`` is in the order of execution."""
+def layer_node(module: nn.Module, layer: str, paths: dict[Node, str]) -> Node:
+    """Return the graph node that computes the output of ``layer``; ``paths`` is in the order of execution."""
     check_layer(module, layer)
     calls = [node for node in paths if node.op == "call_module" and node.target == layer]
     inside = [node for node, path in paths.items() if path.startswith(f"{layer}.")]
@@ -226,7 +232,7 @@ def _never_reached(module: nn.Module, layer: str) -> InputError:
 
 
 def _same_output(layers: Sequence[str]) -> InputError:
-    return InputError(f"expected different layers, got the same output twice in {', '.join(layers)}")
+    return InputError(f"expected layers with different outputs, got the same output twice in {', '.join(layers)}")
 
 
 def _no_logits(result: object) -> InputError:
@@ -234,12 +240,12 @@ def _no_logits(result: object) -> InputError:
 
 
 # Layers whose output never shares memory with their input.
-_OWN_OUTPUT = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.MaxPool2d)
+_ALLOCATING = (nn.modules.conv._ConvNd, nn.Linear, nn.modules.batchnorm._BatchNorm, nn.LayerNorm, nn.MaxPool2d)
 
 
-def _makes_its_own(module: nn.Module, user: Node) -> bool:
-    """Whether a node only reads its input, so that nothing behind it can write there."""
-    return user.op == "call_module" and isinstance(module.get_submodule(str(user.target)), _OWN_OUTPUT)
+def _allocates_output(module: nn.Module, user: Node) -> bool:
+    """Whether a node only reads its input, so that no later in-place operation can overwrite it."""
+    return user.op == "call_module" and isinstance(module.get_submodule(str(user.target)), _ALLOCATING)
 
 
 def _copy(value: Any) -> Any:

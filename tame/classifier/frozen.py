@@ -1,20 +1,25 @@
-"""The frozen classifier: the only place that normalises, always in eval mode, with tapped features."""
+"""The frozen classifier: normalises images and returns logits and features, always in eval mode."""
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping, Sequence
-from types import MappingProxyType
 from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from tame.classifier.extractor import HookedExtractor, build_extractor, different, observe, use_hooks
+from tame.classifier.extractor import (
+    HookedExtractor,
+    build_extractor,
+    first_difference,
+    hooked_outputs_and_result,
+    use_hooks,
+)
 from tame.classifier.layout import channels_first
 from tame.classifier.outputs import with_output
-from tame.classifier.probing.infer_spec import USUAL, infer_spec, resolve_layers
+from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.functional.masking import apply_mask, upsample
@@ -23,23 +28,24 @@ from tame.utils.checks import InputError
 
 
 class FrozenClassifier(nn.Module):
-    """A trained classifier that never changes.
+    """A trained classifier with frozen weights.
 
-    It stays in eval mode (`train` does nothing), its parameters need no gradient, and it takes images in
-    [0, 1]: normalisation happens here and nowhere else.
+    It stays in eval mode (`train` has no effect), its parameters require no gradient, and it takes images in [0, 1]:
+    it is the only place where images are normalised.
 
     Args:
-        spec: What is known of the classifier.
-        module: The classifier itself, in any mode; it becomes frozen. It returns logits (B, K), or what
-            `tame.classifier.outputs.with_output` can find them in.
-        layers: Names of the modules whose outputs are the features, earliest first.
-        weights: What its weights are called (a published name, a file, ``random``, ``given``).
-        layers_named: Whether the user named these layers; others give way to those of a preset or checkpoint.
-        source: What the classifier was loaded with, by argument of `tame.load_classifier`, for run folders.
+        spec: Specification of the classifier.
+        module: The trained network, frozen in place. It returns logits (B, K), or a value in which
+            `tame.classifier.outputs.with_output` finds them.
+        layers: Names of the feature layers (modules whose outputs are read), earliest first.
+        weights: Name of the weights, for checkpoints and run folders: a published name, the path of a file,
+            ``random``, or ``given`` for a module that the caller built.
+        layers_named: Whether the user chose these layers. If not, the layers of a preset or checkpoint replace them.
+        source: Arguments of `tame.load_classifier` that the classifier was loaded with, for run folders.
 
     Raises:
-        InputError: For a module that refuses its input or gives other logits than the spec says; for layers that do
-            not exist, or whose tapped value differs from the module's own output.
+        InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
+            not return one tensor, or differs between two passes over the same image.
 
     Example:
         >>> from torch import nn
@@ -62,7 +68,7 @@ class FrozenClassifier(nn.Module):
         weights: str = "given",
         *,
         layers_named: bool = True,
-        source: Mapping[str, Any] = MappingProxyType({}),
+        source: Mapping[str, Any] | None = None,
     ) -> None:
         super().__init__()
         if not layers:
@@ -70,7 +76,7 @@ class FrozenClassifier(nn.Module):
         self.training = False
         self.spec = spec
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
-        self.weights, self.layers_named, self.source = weights, layers_named, source
+        self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
         module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
@@ -78,7 +84,7 @@ class FrozenClassifier(nn.Module):
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
         self._extractor: nn.Module = build_extractor(self.module, self.layers)
         self._weights_hash = ""
-        self._check_taps()
+        self._check_features()
 
     @classmethod
     def from_module(
@@ -95,22 +101,24 @@ class FrozenClassifier(nn.Module):
         output: str | Callable[[Any], Tensor] | None = None,
         score: ScoreKind = "softmax",
     ) -> FrozenClassifier:
-        """Freeze a trained network of any kind.
+        """Wrap a trained network of any architecture as a frozen classifier.
 
         Args:
-            module: The network; it stays the caller's, and becomes frozen.
-            layers: Feature layers by name, earliest first; default: proposed ones, see `tame inspect`.
-            preprocess: How images become its input; default: ImageNet's, 224 pixels.
-            classes: Names of the classes, or their number; default: as many as it has logits.
-            name: What it is called in checkpoints; default: its class's name.
-            tokens: How a token sequence becomes a map; default: inferred from the network.
-            masking: ``cnn`` or ``vit``; default: by the kind of its features.
-            cam_layer: Layer that the CAM methods explain; default: the last of ``layers``.
-            output: Where the logits are in what it returns, see `tame.classifier.outputs.resolve_output`.
-            score: What makes confidences of its logits.
+            module: The network; it is frozen in place, not copied.
+            layers: Feature layers by module name, earliest first; default: proposed, see `tame.inspect_classifier`.
+            preprocess: Resize, crop, mean and std; default: ImageNet's, 224 x 224 pixels.
+            classes: Class names or number of classes; default: inferred from the logits.
+            name: Name of the classifier in checkpoints; default: the network's class name.
+            tokens: Layout of token sequences; default: inferred from the network.
+            masking: How images are masked, ``cnn`` or ``vit``; default: ``vit`` for networks that work on tokens,
+                otherwise ``cnn``.
+            cam_layer: Target layer of the CAM methods; default: the last feature layer.
+            output: Where the logits are in the network's return value, see
+                `tame.classifier.outputs.resolve_output`; default: the value itself, or its attribute or key ``logits``.
+            score: How logits become confidences, ``softmax`` or ``sigmoid``.
 
         Raises:
-            InputError: If the network refuses its input, contradicts what is given, or has no such layers.
+            InputError: If the network rejects its input, contradicts these arguments, or has no such layers.
 
         Example:
             >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
@@ -129,23 +137,24 @@ class FrozenClassifier(nn.Module):
             output=output,
             score=score,
         )
-        spec = infer_spec(name or type(module).__name__, lambda: module, overrides, preprocess or USUAL)
+        name = name or type(module).__name__
+        spec = infer_spec(name, lambda: module, overrides, preprocess or IMAGENET_PREPROCESSING)
         network = with_output(spec, module.eval())
         chosen = resolve_layers(spec, network, layers or "proposed")
         return cls(spec, network, chosen, layers_named=layers is not None)
 
     def train(self, mode: bool = True) -> Self:
-        """Do nothing: BatchNorm statistics and dropout never move."""
+        """Do nothing: batch normalisation and dropout stay in eval mode."""
         return self
 
     @property
     def traced(self) -> bool:
-        """Whether layers are read from a traced graph; else with hooks."""
+        """Whether the feature layers are read from a graph traced by `torch.fx`, otherwise with forward hooks."""
         return isinstance(self._extractor, GraphModule)
 
     @property
     def channels(self) -> tuple[int, ...]:
-        """Channels C_i of each feature map."""
+        """Number C_i of channels of each feature map."""
         return self._channels
 
     @property
@@ -160,12 +169,12 @@ class FrozenClassifier(nn.Module):
         return self._weights_hash
 
     def with_layers(self, layers: Sequence[str]) -> FrozenClassifier:
-        """Return the same classifier, parameters shared, with other feature layers."""
+        """Return a classifier that shares this one's parameters and reads other feature layers."""
         changed = FrozenClassifier(self.spec, self.module, layers, self.weights, source=self.source)
         return changed.to(self.mean.device)
 
     def with_layer_set(self, name: str) -> FrozenClassifier:
-        """Return the same classifier with a named layer set of its spec, or itself where the user named layers."""
+        """Return the classifier with a layer set of its spec, or itself if the user chose the layers."""
         if self.layers_named:
             return self
         layers = resolve_layers(self.spec, self.module, name)
@@ -174,7 +183,7 @@ class FrozenClassifier(nn.Module):
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation, per channel.
 
-        The result lies in memory channels last, like the weights: convolutions are up to twice as quick so.
+        The result is in channels-last memory format, like the weights, which makes convolutions up to twice as fast.
         """
         return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
@@ -195,7 +204,7 @@ class FrozenClassifier(nn.Module):
         Args:
             images: (B, C, H, W) in [0, 1].
             maps: (B, h, w) in [0, 1], upsampled bilinearly to (H, W).
-            masking: Kind of masking; None for the backbone's own.
+            masking: ``cnn`` or ``vit``; default: the backbone's own.
 
         Returns:
             Logits (B, K).
@@ -209,29 +218,29 @@ class FrozenClassifier(nn.Module):
             return self.spec.tokens.to_map(feature)
         if feature.ndim != 4:
             shape = tuple(feature.shape)
-            raise InputError(f"layer {layer!r} gives {shape}: expected a feature map (B, C, h, w) or (B, h, w, C)")
+            raise InputError(f"layer {layer!r} returns {shape}: expected a feature map (B, C, h, w) or (B, h, w, C)")
         return channels_first(feature, size)
 
-    def _check_taps(self) -> None:
-        """Check once, on a random input, that every tap equals its module's own output; else read it with hooks."""
+    def _check_features(self) -> None:
+        """Compare the features with the modules' own outputs on a random image; if they differ, use hooks."""
         shape = (1, *self.spec.preprocessing.shape)
         images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
         device = next(self.module.parameters(), self.mean).device
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
-            expected, logits = observe(self.module, self.layers, inputs)
+            expected, logits = hooked_outputs_and_result(self.module, self.layers, inputs)
             for layer, output in zip(self.layers, expected, strict=True):
                 if not isinstance(output, Tensor):
-                    raise InputError(f"layer {layer!r} gives a {type(output).__name__}: expected one tensor")
+                    raise InputError(f"layer {layer!r} returns a {type(output).__name__}: expected one tensor")
                 if len(output) != 1:
-                    raise InputError(f"layer {layer!r} gives {tuple(output.shape)} of one image: expected one map")
-            if different(self._extractor, inputs, expected, logits):
-                use_hooks(self.module, f"the traced graph of {self.spec.name} gives other values than the network")
+                    raise InputError(f"layer {layer!r} returns {tuple(output.shape)} for one image: expected one map")
+            if first_difference(self._extractor, inputs, expected, logits):
+                use_hooks(self.module, f"the traced graph of {self.spec.name} differs from the network")
                 self._extractor = HookedExtractor(self.module, self.layers)
-                if number := different(self._extractor, inputs, expected, logits):
+                if number := first_difference(self._extractor, inputs, expected, logits):
                     what = (*map("layer {!r}".format, self.layers), "the logits")[number - 1]
-                    raise InputError(f"{what} of {self.spec.name} differ between two passes over one image")
+                    raise InputError(f"{what} of {self.spec.name} differ between two passes over the same image")
         self._channels = tuple(
             self._to_map(output, layer, shape[2:]).shape[1] for layer, output in zip(self.layers, expected, strict=True)
         )

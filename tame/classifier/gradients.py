@@ -1,4 +1,4 @@
-"""Gradients of logits with respect to a layer, with a graph that starts at the layer."""
+"""Gradients of the logits with respect to a layer, with an autograd graph that starts at the layer."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from tame.utils.checks import InputError
 
 
 class ClassGradients(NamedTuple):
-    """How the logits depend on a feature layer, averaged over positions and images.
+    """Gradients of the logits with respect to a feature layer, averaged over positions and images.
 
     Attributes:
-        branch: Which of the classifier's layers.
+        branch: Index of the layer in ``classifier.layers``.
         rows: d logit_n / d feature_c for every class n and channel c, (K, C).
     """
 
@@ -27,13 +27,13 @@ class ClassGradients(NamedTuple):
 
 
 def graph_from(classifier: FrozenClassifier, layer: str, images: Tensor) -> tuple[Tensor, Tensor]:
-    """Classify images with a graph that starts at ``layer``: nothing before it is stored.
+    """Classify images with an autograd graph that starts at ``layer``: no activations before it are stored.
 
     Works under `torch.no_grad` and `torch.inference_mode`.
 
     Args:
         classifier: The classifier.
-        layer: Name of a module; the output of its last call is meant.
+        layer: Module name; the output of its last call is used.
         images: (B, C, H, W) in [0, 1].
 
     Returns:
@@ -44,26 +44,26 @@ def graph_from(classifier: FrozenClassifier, layer: str, images: Tensor) -> tupl
     def restart_graph(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
         nonlocal leaf
         leaf = output.detach().requires_grad_()
-        return leaf.clone()  # an in-place activation may follow, and a leaf cannot be overwritten
+        return leaf.clone()  # an in-place activation may follow, and a leaf must not be modified in place
 
     with torch.inference_mode(False), torch.enable_grad():
         handle = classifier.module.get_submodule(layer).register_forward_hook(restart_graph)
         try:
-            logits = classifier.logits(images.detach().clone())  # clones: inference tensors cannot enter a graph
+            logits = classifier.logits(images.detach().clone())  # inference tensors cannot enter a graph
         finally:
             handle.remove()
     return leaf, logits
 
 
 def as_map(classifier: FrozenClassifier, values: Tensor, size: tuple[int, ...] | None = None) -> Tensor:
-    """Return a layer's values or gradients as a map (B, C, h, w): of tokens (B, p + n, D), of channels first or last.
+    """Return a layer's activations or gradients as a map (B, C, h, w).
 
-    See `channels_first` and `TokenLayout`. The layout's gate is not applied: it is no part of the classifier.
+    The gate of the token layout is not applied: it is not part of the classifier.
 
     Args:
         classifier: The classifier.
-        values: Of a layer.
-        size: Height and width of the images; None: those of the spec.
+        values: Tokens (B, p + n, D), see `TokenLayout`, or maps with channels first or last, see `channels_first`.
+        size: Height and width of the images; default: those of the spec.
     """
     tokens = classifier.spec.tokens
     if values.ndim == 4:
@@ -72,18 +72,18 @@ def as_map(classifier: FrozenClassifier, values: Tensor, size: tuple[int, ...] |
 
 
 def class_gradients(classifier: FrozenClassifier, batches: Iterable[Tensor], chunk: int = 50) -> ClassGradients:
-    """Average the Jacobian of all logits over positions and images, at the deepest layer that reaches them.
+    """Average the Jacobian of all logits over positions and images, at the last feature layer that reaches them.
 
-    After the last block of a transformer with a class token, patches no longer reach the logits: the gradient
-    there is zero, and an earlier layer is taken.
+    After the last block of a transformer with a class token, patch tokens no longer reach the logits: the gradient
+    there is zero, and an earlier layer is used.
 
     Args:
-        classifier: Its layers are the candidates.
-        batches: Images, each (B, C, H, W) in [0, 1], on the classifier's device.
-        chunk: Classes per backward pass; more need more memory.
+        classifier: The classifier; its feature layers are the candidates.
+        batches: Batches of images, each (B, C, H, W) in [0, 1], on the classifier's device.
+        chunk: Number of classes per backward pass; larger chunks need more memory.
 
     Raises:
-        InputError: If there is no image, or no layer reaches the logits.
+        InputError: If there is no image, or no feature layer has a gradient of the logits.
     """
     branch, count = -1, 0
     total: Tensor | None = None
@@ -94,7 +94,7 @@ def class_gradients(classifier: FrozenClassifier, batches: Iterable[Tensor], chu
             total = rows if total is None else total + rows
             count += len(images)
     if total is None:
-        raise InputError("expected at least one image to take gradients on, got none")
+        raise InputError("expected at least one image to compute gradients on, got none")
     return ClassGradients(branch, total / count)
 
 
@@ -106,14 +106,14 @@ def _deepest(classifier: FrozenClassifier, images: Tensor) -> int:
             return index
     raise InputError(
         f"none of the layers {', '.join(classifier.layers)} reaches the logits of {classifier.spec.name}: "
-        "name earlier ones with --layers, or use --init random"
+        "choose earlier layers, or the initialisation (init) random"
     )
 
 
 def _jacobian(classifier: FrozenClassifier, layer: str, images: Tensor, chunk: int) -> Tensor:
     """Return d logit / d feature (K, C), averaged over positions and summed over images."""
     leaf, logits = graph_from(classifier, layer, images)
-    # images do not influence one another, so the gradient of the sum over them holds each image's own gradient
+    # images are independent, so the gradient of the sum over images contains each image's own gradient
     summed = logits.sum(0)  # (K,)
     rows = []
     for classes in torch.eye(len(summed), device=summed.device, dtype=summed.dtype).split(chunk):

@@ -1,17 +1,17 @@
-"""Which axes of a value are channels, height and width."""
+"""Tell channels-first from channels-last feature maps by their aspect ratio."""
 
 from __future__ import annotations
 
 from torch import Tensor
 
 SLACK = 2
-"""Pixels by which a feature map of an image that is not square may miss its aspect: strides round, windows crop."""
+"""Tolerance in pixels of a feature map's aspect ratio for non-square inputs, since strides and windows round sizes."""
 
 
 def has_aspect(height: int, width: int, size: tuple[int, ...]) -> bool:
-    """Whether a feature map of height x width can be one of an input of ``size`` (H, W).
+    """Whether a feature map of height x width has the aspect ratio of an input of ``size`` (H, W).
 
-    A square input has square maps. Else ``|h W - w H| <= SLACK max(H, W)``.
+    A square input has square maps. Otherwise ``|h W - w H| <= SLACK max(H, W)``.
 
     Example:
         >>> has_aspect(7, 7, (224, 224)), has_aspect(7, 8, (224, 224)), has_aspect(1, 2, (64, 96))
@@ -22,13 +22,13 @@ def has_aspect(height: int, width: int, size: tuple[int, ...]) -> bool:
 
 
 def channels_first(value: Tensor, size: tuple[int, ...]) -> Tensor:
-    """Return a feature map (B, C, h, w) of a value (B, C, h, w) or (B, h, w, C), as a view.
+    """Return a channels-first view (B, C, h, w) of a feature map (B, C, h, w) or (B, h, w, C).
 
-    Channels are last where the second and third axis have the aspect of the input and the last two have not. Where
-    both have it (56 channels of 56 x 56) or neither has, channels are first.
+    Channels are last if the second and third axes have the aspect ratio of the input and the last two have not. If
+    both pairs have it (56 channels of 56 x 56) or neither has, channels are first.
 
     Args:
-        value: With four axes.
+        value: Feature map with four axes.
         size: Height and width of the classifier's input.
 
     Example:

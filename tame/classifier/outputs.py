@@ -1,4 +1,4 @@
-"""From whatever a module returns to logits (B, K)."""
+"""Find the logits (B, K) in the return value of a network: a tensor, a tuple, a mapping or an object."""
 
 from __future__ import annotations
 
@@ -14,15 +14,18 @@ from tame.utils.checks import InputError
 from tame.utils.imports import import_function
 
 Output: TypeAlias = Callable[[Any], Tensor]
-"""From what a module returns to its logits."""
+"""Function from a network's return value to its logits."""
 
 PROBES = 2
-"""Random images that a module is run on, once, to see what it returns."""
+"""Number of random images on which a network is run once to inspect its return value."""
 
 
 @dataclass(frozen=True)
 class Part:
-    """One part of what a module returns: an attribute or a mapping's key by name, or a place of a sequence.
+    """One part of a network's return value: an attribute or key by name, or an element of a sequence by index.
+
+    Args:
+        name: Name of the attribute or key, or index of the element.
 
     Example:
         >>> Part("logits")({"loss": None, "logits": torch.zeros(2, 5)}).shape
@@ -32,23 +35,29 @@ class Part:
     name: str | int
 
     def __call__(self, value: Any) -> Tensor:
-        """Return the part."""
+        """Return this part of ``value``.
+
+        Raises:
+            InputError: If ``value`` has no such part.
+        """
         try:
             if isinstance(self.name, int) or isinstance(value, Mapping):
                 part: Tensor = value[self.name]
             else:
                 part = getattr(value, self.name)
         except (AttributeError, IndexError, KeyError, TypeError) as error:
-            raise InputError(f"expected an output with the part {self.name!r}, got {_told(value)}") from error
+            raise InputError(
+                f"expected a network output with the part {self.name!r}, got {_describe_value(value)}"
+            ) from error
         return part
 
 
 def resolve_output(text: str) -> Output | None:
-    """Return the function from what a module returns to its logits.
+    """Return a function from a network's return value to its logits.
 
     Args:
-        text: Empty: found out by `with_output`; a number: that place of a tuple; a name: that attribute or key;
-            ``package.module:function``: that function, also from the working folder.
+        text: Index of a tuple's element ("0"), name of an attribute or key ("scores"), or
+            ``package.module:function`` of your own code; empty: None is returned, and `with_output` infers it.
 
     Raises:
         InputError: For a function that cannot be imported.
@@ -59,19 +68,19 @@ def resolve_output(text: str) -> Output | None:
     """
     if ":" not in text:
         return Part(int(text) if text.isdecimal() else text) if text else None
-    found = import_function(text, "function of the output")
+    found = import_function(text, "output function")
     if not callable(found):
-        raise InputError(f"expected a function of the output at {text!r}, got a {type(found).__name__}")
+        raise InputError(f"expected an output function at {text!r}, got a {type(found).__name__}")
     function: Output = found
     return function
 
 
 class WithOutput(nn.Module):
-    """A module that returns logits: the same layers, parameters and buffers under the same names.
+    """Wraps a network so that it returns logits; layers, parameters and buffers keep their names.
 
     Args:
-        module: The module; it is no part of this one, its content is.
-        steps: What is done to what it returns, one after the other.
+        module: The network. Its submodules, parameters and buffers become those of the wrapper.
+        steps: Functions applied to its return value, in order.
     """
 
     _module: nn.Module
@@ -79,7 +88,7 @@ class WithOutput(nn.Module):
 
     def __init__(self, module: nn.Module, steps: Sequence[Output]) -> None:
         super().__init__()
-        self.__dict__ |= {  # past the registration of submodules, which would give every layer another name
+        self.__dict__ |= {  # bypasses the registration of submodules, which would prefix every layer's name
             "_module": module,
             "_steps": tuple(steps),
             "training": module.training,
@@ -88,7 +97,7 @@ class WithOutput(nn.Module):
         }
 
     def train(self, mode: bool = True) -> Self:
-        """Change the module's own mode too."""
+        """Set the mode of the wrapped network too."""
         self._module.train(mode)
         self.training = mode
         return self
@@ -102,14 +111,14 @@ class WithOutput(nn.Module):
 
 
 def as_column(logits: Tensor) -> Tensor:
-    """Return the logits of one class, (B,) or (B, 1), as (B, 1)."""
+    """Reshape the logits of a single class, (B,) or (B, 1), to (B, 1)."""
     return logits.reshape(-1, 1)
 
 
 def as_pair(logit: Tensor) -> Tensor:
-    """Return one logit z per image, (B,) or (B, 1), as those of two classes: (B, 2).
+    """Convert one logit z per image, (B,) or (B, 1), to the logits of two classes (negative, positive), (B, 2).
 
-    ``(-z/2, z/2)``, whose softmax is (1 - sigmoid(z), sigmoid(z)): (negative, positive).
+    ``(-z/2, z/2)``, whose softmax is (1 - sigmoid(z), sigmoid(z)).
 
     Example:
         >>> as_pair(torch.tensor([3.0])).softmax(1)[:, 1] == torch.tensor([3.0]).sigmoid()
@@ -122,63 +131,65 @@ def as_pair(logit: Tensor) -> Tensor:
 def read_logits(
     module: nn.Module, shape: tuple[int, int, int], output: Output | None = None, name: str = ""
 ) -> tuple[Tensor, Output | None]:
-    """Run a module on random images and find its logits.
+    """Run a network on random images and find the logits in its return value.
 
-    What it returns is taken as it is if it is a tensor; else its attribute or key ``logits`` is taken, as in Hugging
-    Face's outputs. A tuple is not guessed at.
+    A tensor is taken as the logits. Of other values the attribute or key ``logits`` is taken, as in Hugging Face's
+    outputs. Nothing is inferred from tuples: say which element with ``output``.
 
     Args:
-        module: In eval mode.
+        module: The network, in eval mode.
         shape: (C, H, W) of its input.
-        output: Where the logits are; None: to be found out.
-        name: What the classifier is called.
+        output: Function from the return value to the logits; default: inferred.
+        name: Name of the classifier, for error messages.
 
     Returns:
-        A tensor, the logits of `PROBES` images in any shape; and where they are, None for the module's own result.
+        The logits of `PROBES` images, a tensor of any shape, and the function that finds them (None if the network
+        returns them itself).
 
     Raises:
-        InputError: If the module refuses its input, or no logits are found.
+        InputError: If the network rejects its input, or no logits are found.
     """
     images = torch.randn((PROBES, *shape), generator=torch.Generator().manual_seed(0))  # as if normalised
-    images = images.to(next(module.parameters(), images))  # its device and type
-    kind, told = type(module).__name__, f", as {name} says" if name else ""
+    images = images.to(next(module.parameters(), images))  # the network's device and dtype
+    kind, source = type(module).__name__, f" (the input of {name})" if name else ""
     try:
         with torch.no_grad():
             value = module(images)
-    except Exception as error:  # a network can refuse an input in any way
+    except Exception as error:  # a network may reject an input with any error
         raise InputError(
-            f"expected a network that takes images of shape {(PROBES, *shape)}{told}, got {kind}: {error}; "
-            "see --input-size, --mean and --std (one value per channel)"
+            f"expected a network that takes images of shape {(PROBES, *shape)}{source}, got {kind}: {error}; "
+            "check the input size, mean and std (one value per channel)"
         ) from error
     if output is None and not isinstance(value, Tensor):
         found = value.get("logits") if isinstance(value, Mapping) else getattr(value, "logits", None)
         if not isinstance(found, Tensor):
             raise InputError(
-                f"expected a tensor of logits from {kind}, got {_told(value)}; say where the logits are with output=, "
-                'a name, a position such as "0", or package.module:function'
+                f"expected a tensor of logits from {kind}, got {_describe_value(value)}; say where the logits are with "
+                'output: a name, an index such as "0", or package.module:function'
             )
         output = Part("logits")
     logits = output(value) if output else value
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
-        what = f"a tensor of type {logits.dtype}" if isinstance(logits, Tensor) else _told(logits)
-        raise InputError(f"expected logits, a tensor of floats, by output= of {kind}, got {what}")
+        what = f"a tensor of type {logits.dtype}" if isinstance(logits, Tensor) else _describe_value(logits)
+        raise InputError(f"expected logits, a tensor of floats, as the output of {kind}, got {what}")
     return logits, output
 
 
 def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
-    """Return the module as one that returns logits (B, K): itself where it does already, see `read_logits`.
+    """Return a network that returns logits (B, K): the module itself if it does, otherwise a wrapper around it.
 
-    One logit per image becomes a column for one class, and for two classes what `as_pair` makes of it.
+    The logits are found by `read_logits`. One logit per image becomes (B, 1) for one class, and (B, 2) for two classes,
+    see `as_pair`.
 
     Args:
-        spec: Says the shape of the input, the number of classes, and where the logits are if that is not plain.
-        module: In eval mode; run once on random images.
+        spec: Specification of the classifier: input shape, number of classes, output function.
+        module: The network, in eval mode; it is run once on random images.
 
     Raises:
-        InputError: If the module refuses its input, or its logits have another shape.
+        InputError: If the network rejects its input, or its logits have another shape.
     """
-    given = None if isinstance(module, WithOutput) else spec.output
-    logits, output = read_logits(module, spec.preprocessing.shape, given, spec.name)
+    function = None if isinstance(module, WithOutput) else spec.output
+    logits, output = read_logits(module, spec.preprocessing.shape, function, spec.name)
     steps, count = [output] if output else [], spec.num_classes
     if logits.shape == (PROBES, count):
         return WithOutput(module, steps) if steps else module
@@ -187,13 +198,13 @@ def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
     if logits.shape in ((PROBES,), (PROBES, 1)) and count == 2 and spec.score == "softmax":
         return WithOutput(module, [*steps, as_pair])
     raise InputError(
-        f"expected logits of shape (B, {count}) from {spec.name}, got {tuple(logits.shape)} for {PROBES} images: give "
-        "the number of its classes (--num-classes, class names), or where its logits are (output=)"
+        f"expected logits of shape (B, {count}) from {spec.name}, got {tuple(logits.shape)} for {PROBES} images: check "
+        "the number of classes or class names, and where its logits are (output)"
     )
 
 
-def _told(value: Any) -> str:
-    """Say what a value is made of."""
+def _describe_value(value: Any) -> str:
+    """Return the type of a value and its shapes, keys or attributes, for error messages."""
     kind = type(value).__name__
     if isinstance(value, Mapping):
         return f"a {kind} of {', '.join(map(str, value)) or 'nothing'}"

@@ -1,4 +1,4 @@
-"""What a backbone is: everything the framework must know of a classifier, as data."""
+"""Specification of a classifier as data: preprocessing, classes, feature layers, tokens, weights."""
 
 from __future__ import annotations
 
@@ -16,17 +16,19 @@ from tame.utils.checks import InputError, check_sides
 
 @dataclass(frozen=True)
 class Preprocessing:
-    """How a photograph becomes a classifier's input.
+    """How an image is resized, cropped and normalised for a classifier.
 
     Attributes:
-        resize: Length of the short side after resizing, or (height, width) whatever the photograph's, pixels.
-        crop: Side of the square centre crop, or its (height, width), pixels.
+        resize: Length of the short side after resizing, or a fixed (height, width) regardless of the aspect ratio, in
+            pixels.
+        crop: Side of the square centre crop, or its (height, width), in pixels.
         interpolation: ``bilinear`` or ``bicubic``.
-        mean: Per channel, for images in [0, 1].
-        std: Per channel, for images in [0, 1].
+        mean: Mean per channel of images in [0, 1].
+        std: Standard deviation per channel of images in [0, 1].
 
     Raises:
-        InputError: For sides below one pixel, an unknown interpolation, or mean and std that do not fit each other.
+        InputError: For sides below one pixel, an unknown interpolation, mean and std of different lengths, or values
+            of them that are not finite (std: not positive).
     """
 
     resize: int | tuple[int, int]
@@ -43,7 +45,7 @@ class Preprocessing:
             raise InputError(f"expected the interpolation {known}, got {self.interpolation!r}")
         if not self.mean or len(self.mean) != len(self.std):
             raise InputError(
-                f"expected mean and std of one length, a number per channel, got {self.mean} and {self.std}"
+                f"expected mean and std of the same length, one value per channel, got {self.mean} and {self.std}"
             )
         if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"expected finite means and stds above 0, got mean {self.mean} and std {self.std}")
@@ -55,7 +57,7 @@ class Preprocessing:
 
     @property
     def size(self) -> tuple[int, int]:
-        """Height and width of the classifier's input, pixels."""
+        """Height and width of the classifier's input, in pixels."""
         return (self.crop, self.crop) if isinstance(self.crop, int) else self.crop
 
     @property
@@ -66,12 +68,12 @@ class Preprocessing:
 
 @dataclass(frozen=True)
 class TokenLayout:
-    """How a token sequence (B, p + n, D) becomes a map (B, D, gh, gw).
+    """How a token sequence (B, p + n, D) is reshaped to a feature map (B, D, gh, gw).
 
     Attributes:
-        prefix: Number p of tokens before the patches (class token, registers).
-        grid: (gh, gw) with gh * gw = n.
-        gate: Multiply the patch tokens by the first prefix token (the released program's ``TTAME``).
+        prefix: Number p of tokens before the patch tokens (class token, distillation token, registers).
+        grid: Rows and columns (gh, gw) of the patch grid, gh * gw = n.
+        gate: Multiply the patch tokens by the first prefix token, as the authors' released program does (``TTAME``).
 
     Raises:
         InputError: For a gate without a prefix token.
@@ -86,10 +88,10 @@ class TokenLayout:
             raise InputError("expected a prefix token to gate the patches with, got prefix=0")
 
     def to_map(self, tokens: Tensor) -> Tensor:
-        """Return tokens (B, p + n, D) as a map (B, D, gh, gw).
+        """Reshape tokens (B, p + n, D) to a map (B, D, gh, gw).
 
         Raises:
-            InputError: If the number of tokens does not fit.
+            InputError: If the number of tokens is not p + gh * gw.
         """
         height, width = self.grid
         if tokens.ndim != 3 or tokens.shape[1] != self.prefix + height * width:
@@ -104,27 +106,28 @@ class TokenLayout:
 
 @dataclass(frozen=True)
 class BackboneSpec:
-    """One classifier, described.
+    """Everything that is known of a classifier besides its weights.
 
     Attributes:
-        name: Its name on the command line and in checkpoints.
-        build: Returns the module with random weights.
+        name: Name of the backbone, as in commands and checkpoints.
+        build: Function that returns the network with random weights.
         preprocessing: Resize, crop, interpolation, mean and std.
         class_names: One name per class, in index order.
-        layers: Tap sets by name (``paper``, ``released``, ``proposed``), each a tuple of module names, earliest
-            first. A name means the module's last call. Empty: taps are proposed.
-        cam_layer: Module whose output Grad-CAM explains; None for the last feature layer.
-        masking: Its own masking kind.
-        tokens: Layout of token sequences; None for classifiers made of feature maps.
-        weights: Published weights by name: functions that return a state_dict, or None where ``build`` brings them.
-        weights_preprocessing: Preprocessing of those published weights that need another one.
-        layer_aliases: Other names of layers, as they stand in the authors' checkpoints.
-        output: From what the module returns to logits (B, K), see `tame.classifier.outputs`; None: found out.
-        score: What makes a confidence of a logit: ``softmax`` over all classes, or the ``sigmoid`` of the class's own
-            for classifiers that may find several classes in one image.
+        layers: Layer sets by name (``paper``, ``released``, ``proposed``), each a tuple of module names, earliest
+            first. The output of a module's last call is read. If a set is missing, feature layers are proposed.
+        cam_layer: Target layer of the CAM methods; default: the last feature layer.
+        masking: How images are masked for this classifier, ``cnn`` or ``vit``, see `tame.functional.masking`.
+        tokens: Layout of token sequences; None for classifiers that work on feature maps.
+        weights: Published weights by name: functions that return a state_dict, or None if ``build`` loads them.
+        weights_preprocessing: Preprocessing by name of weights, for those that differ from ``preprocessing``.
+        layer_aliases: Alternative layer names that occur in the authors' checkpoints, and the modules' names.
+        output: Function from the network's return value to logits (B, K), see `tame.classifier.outputs`; default:
+            inferred.
+        score: How logits become confidences: ``softmax`` over all classes, or ``sigmoid`` per class (multi-label
+            classifiers).
 
     Raises:
-        InputError: For an unknown score, or one class whose softmax is always 1.
+        InputError: For an unknown score, or softmax with a single class.
     """
 
     name: str
@@ -146,7 +149,7 @@ class BackboneSpec:
             raise InputError(f"expected the score {' or '.join(get_args(ScoreKind))}, got {self.score!r}")
         if self.score == "softmax" and self.num_classes == 1:
             raise InputError(
-                f"the softmax score of a single class is always 1: expected two class names (negative, positive) or "
+                f"the softmax of a single class is always 1: expected two class names (negative, positive) or "
                 f"the score sigmoid for {self.name}, got the class {self.class_names[0]!r} alone"
             )
 
@@ -156,12 +159,15 @@ class BackboneSpec:
         return len(self.class_names)
 
     def resolve_target(self, target: str | int) -> int:
-        """Return the class index that an index or a class name stands for.
+        """Return the class index of a class name, or of an index.
 
-        Case does not matter. A name matches as a whole; two classes of one name need the index.
+        Names are compared in full, ignoring case. Classes that share a name are selected by index.
+
+        Args:
+            target: Class name or class index.
 
         Raises:
-            InputError: For an index out of range, or an unknown or ambiguous name with near matches.
+            InputError: For an index out of range, an ambiguous name, or an unknown name (listing similar names).
         """
         text = str(target).strip()
         if text.removeprefix("-").isdecimal():
@@ -173,9 +179,9 @@ class BackboneSpec:
         if len(found) == 1:
             return found[0]
         if found:
-            raise InputError(f"class name {text!r} is ambiguous: give one of the indices {', '.join(map(str, found))}")
+            raise InputError(f"class name {text!r} is ambiguous: use one of the indices {', '.join(map(str, found))}")
         parts = [index for index, name in enumerate(lowered) if text.lower() in name]
         close = [lowered.index(name) for name in get_close_matches(text.lower(), lowered, n=5)]
         near = list(dict.fromkeys(parts[:5] + close))
-        hint = "; near matches: " + ", ".join(f"{self.class_names[i]!r} ({i})" for i in near) if near else ""
+        hint = "; similar names: " + ", ".join(f"{self.class_names[i]!r} ({i})" for i in near) if near else ""
         raise InputError(f"unknown class {text!r} for {self.name}{hint}")

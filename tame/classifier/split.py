@@ -1,4 +1,4 @@
-"""A classifier cut in two at a layer, so that what lies before the layer runs once."""
+"""Split a classifier at a layer, so that the layers before it run once for many changes of its output."""
 
 from __future__ import annotations
 
@@ -11,20 +11,20 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
-from tame.classifier.extractor import hooked_outputs, tap_node, trace
+from tame.classifier.extractor import hooked_outputs, layer_node, trace
 from tame.classifier.frozen import FrozenClassifier
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
 
 PROBES = 2
-"""Random images that a cut is checked with."""
+"""Number of random images on which a split is verified."""
 
 
-class Halves(nn.Module):
-    """What lies before a layer and what lies behind it: ``behind(*before(images))`` are the logits.
+class SplitClassifier(nn.Module):
+    """A classifier in two parts, before and after a layer: ``after(*before(images))`` are the logits.
 
-    A module, so that it moves and is copied together with the classifier, whose parameters and buffers it shares.
+    It is a module, so that it is moved and copied together with the classifier, whose parameters and buffers it shares.
 
     Args:
         classifier: The classifier.
@@ -36,40 +36,46 @@ class Halves(nn.Module):
         self.classifier = classifier
 
     def train(self, mode: bool = True) -> Self:
-        """Do nothing: the classifier never changes."""
+        """Do nothing: the classifier stays in eval mode."""
         return self
 
     @abstractmethod
     def before(self, images: Tensor) -> tuple[Tensor, ...]:
-        """Run what lies before the layer, without a graph of gradients.
+        """Run the classifier up to and including the layer, without gradients.
 
         Args:
             images: (B, C, H, W) in [0, 1].
 
         Returns:
-            The layer's output, in the layer's own layout, and every earlier value that is still needed behind it (the
-            skip of a residual connection), each with one row per image.
+            The layer's output, in the layer's own layout, followed by the earlier values that are needed after it (such
+            as the input of a residual connection), each with one row per image.
         """
 
     @abstractmethod
-    def behind(self, *values: Tensor) -> Tensor:
-        """Return the logits (R, K) of values as `before` gives them, in any number of rows R.
+    def after(self, *values: Tensor) -> Tensor:
+        """Run the classifier after the layer.
 
-        Gradients reach the values where they are asked for. What stands in other places than the first may be
-        overwritten, and so may the first where no gradient is asked for.
+        Gradients reach the values that require them. The other values may be overwritten by in-place operations, and so
+        may the first one if it requires no gradient.
+
+        Args:
+            *values: The layer's output and the other values, as returned by `before`, with any number R of rows.
+
+        Returns:
+            Logits (R, K).
         """
 
 
-def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
-    """Cut a classifier at the output of ``layer``.
+def split_at(classifier: FrozenClassifier, layer: str) -> SplitClassifier:
+    """Split a classifier at the output of ``layer``.
 
-    The traced graph is cut in two. Where that cannot be done (a module that cannot be traced, or a value that is
-    needed behind the layer has not one row per image), ``behind`` runs the whole network with the layer's output
-    replaced: as exact, but slower; a line of the log says so.
+    The traced graph is split in two. If that is not possible (the network cannot be traced, or a value that is needed
+    after the layer does not have one row per image), `SplitClassifier.after` runs the whole network with the layer's
+    output replaced: as exact but slower, with a log message.
 
     Args:
         classifier: The classifier.
-        layer: Name of a module; the output of its last call is meant.
+        layer: Module name; the output of its last call is used.
 
     Raises:
         InputError: If the layer does not exist, or the logits do not depend on it.
@@ -78,24 +84,26 @@ def cut_at(classifier: FrozenClassifier, layer: str) -> Halves:
         >>> from tame.classifier import BackboneSpec, Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(4, 4), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 1), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> halves = cut_at(FrozenClassifier(spec, net, layers=["1"]), "1")
-        >>> (output,) = halves.before(torch.rand(1, 3, 4, 4))
-        >>> halves.behind(output.expand(3, -1, -1, -1)).shape
+        >>> split = split_at(FrozenClassifier(spec, net, layers=["1"]), "1")
+        >>> (output,) = split.before(torch.rand(1, 3, 4, 4))
+        >>> split.after(output.expand(3, -1, -1, -1)).shape
         torch.Size([3, 2])
     """
     shape = (PROBES, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean.device)
-    images[0] /= 4  # so that the two images differ in more than noise
+    images[0] /= 4  # the two images differ in brightness, so that exchanged rows are detected
     with torch.no_grad():
-        halves = _traced(classifier, layer, images)
-        if halves is None or not _agrees(halves, images):
-            logger.warning("%s cannot be cut at %s: the whole network runs instead", classifier.spec.name, layer)
-            halves = _Replaced(classifier, layer, images)
-    return halves
+        split = _traced(classifier, layer, images)
+        if split is None or not _agrees(split, images):
+            logger.warning(
+                "%s cannot be split at %s: the whole network is run for each change", classifier.spec.name, layer
+            )
+            split = _ReplacedOutput(classifier, layer, images)
+    return split
 
 
-class _Tensors(Interpreter):
-    """Runs a graph and remembers which nodes gave tensors."""
+class _TensorNodes(Interpreter):
+    """Runs a graph and records which nodes return tensors."""
 
     def __init__(self, module: nn.Module, graph: Graph) -> None:
         super().__init__(module, graph=graph)
@@ -109,7 +117,7 @@ class _Tensors(Interpreter):
         return value
 
 
-class _Cut(Halves):
+class _SplitGraph(SplitClassifier):
     """The two parts of a traced graph."""
 
     def __init__(self, classifier: FrozenClassifier, first: GraphModule, second: GraphModule) -> None:
@@ -122,56 +130,56 @@ class _Cut(Halves):
             values: tuple[Tensor, ...] = self.first(self.classifier.normalise(images))
         return values
 
-    def behind(self, *values: Tensor) -> Tensor:
+    def after(self, *values: Tensor) -> Tensor:
         """Run the second part."""
         output, *others = values
-        # an in-place activation may follow, and a leaf of a graph cannot be overwritten
+        # an in-place activation may follow, and a leaf must not be modified in place
         logits: Tensor = self.second(output.clone() if output.requires_grad else output, *others)
         return logits
 
 
-def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> Halves | None:
-    """Return the halves of the traced graph; None where it cannot run."""
+def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> SplitClassifier | None:
+    """Split the traced graph; return None if the network cannot be traced or its graph fails to run."""
     module = classifier.module
     try:
         graph, paths = trace(module)
     except InputError:
         return None
-    tap = tap_node(module, layer, paths)
+    target = layer_node(module, layer, paths)
     nodes = list(graph.nodes)
     logits = nodes.pop().args[0]
 
-    inputs = _followers(nodes, {node for node in nodes if node.op == "placeholder"})
-    behind = _followers(nodes, {tap}) - {tap}
-    if logits not in behind:
+    of_images = _dependents(nodes, {node for node in nodes if node.op == "placeholder"})
+    after = _dependents(nodes, {target}) - {target}
+    if logits not in after:
         raise InputError(f"expected a layer that the logits of {classifier.spec.name} depend on, got {layer!r}")
-    tensors = _Tensors(module, graph)
+    tensors = _TensorNodes(module, graph)
     try:
         tensors.run(classifier.normalise(images))
-    except Exception:  # the graph may hold anything that only the tracer's values allow
+    except Exception:  # a graph can contain operations that only work on the tracer's proxies
         return None
 
-    # what the second half needs: tensors of the images come from the first half; the rest (weights, and sizes,
-    # which hold the number of rows) is worked out again
-    again, between = set[Node](), set[Node]()
-    waiting = list(behind)
+    # Inputs of the second part: tensors that depend on the images are passed on from the first part; the others
+    # (weights, and sizes, which contain the number of rows) are computed again.
+    recomputed, passed_on = set[Node](), set[Node]()
+    waiting = list(after)
     while waiting:
         for node in waiting.pop().all_input_nodes:
-            if node in behind or node in again or node is tap:
+            if node in after or node in recomputed or node is target:
                 continue
-            if node in inputs and node in tensors.found:
-                between.add(node)
+            if node in of_images and node in tensors.found:
+                passed_on.add(node)
             else:
-                again.add(node)
+                recomputed.add(node)
                 waiting.append(node)
-    border = [tap, *(node for node in nodes if node in between)]
+    border = [target, *(node for node in nodes if node in passed_on)]
     last = max(map(nodes.index, border))
-    first = _part(module, (), [node for node in nodes[: last + 1] if node not in behind], border)
-    second = _part(module, border, [node for node in nodes if node in behind | again], logits)
-    return _Cut(classifier, first, second)
+    first = _part(module, (), [node for node in nodes[: last + 1] if node not in after], border)
+    second = _part(module, border, [node for node in nodes if node in after | recomputed], logits)
+    return _SplitGraph(classifier, first, second)
 
 
-def _followers(nodes: Iterable[Node], start: set[Node]) -> set[Node]:
+def _dependents(nodes: Iterable[Node], start: set[Node]) -> set[Node]:
     """Return ``start`` and every node that depends on it; ``nodes`` are in the order of execution."""
     found = set(start)
     for node in nodes:
@@ -181,36 +189,36 @@ def _followers(nodes: Iterable[Node], start: set[Node]) -> set[Node]:
 
 
 def _part(
-    module: nn.Module, given: Sequence[Node], nodes: Sequence[Node], result: Node | Sequence[Node]
+    module: nn.Module, inputs: Sequence[Node], nodes: Sequence[Node], result: Node | Sequence[Node]
 ) -> GraphModule:
-    """Return the part of a graph from the values of ``given`` over ``nodes`` to those of ``result``."""
+    """Return the subgraph that computes ``result`` from the values of ``inputs`` by the operations ``nodes``."""
     graph = Graph()
-    copies = {node: graph.placeholder(f"given_{index}") for index, node in enumerate(given)}
+    copies = {node: graph.placeholder(f"input_{index}") for index, node in enumerate(inputs)}
     for node in nodes:
         copies[node] = graph.node_copy(node, copies.__getitem__)
     graph.output(copies[result] if isinstance(result, Node) else tuple(copies[node] for node in result))
     return GraphModule(module, graph)
 
 
-def _agrees(halves: Halves, images: Tensor) -> bool:
-    """Whether the halves give the network's own logits when rows are repeated between them."""
+def _agrees(split: SplitClassifier, images: Tensor) -> bool:
+    """Whether a split returns the network's own logits, also with rows repeated between its two parts."""
     rows = torch.tensor([1, 0, 1], device=images.device)
-    expected = halves.classifier.logits(images[rows])
-    values = halves.before(images)
+    expected = split.classifier.logits(images[rows])
+    values = split.before(images)
     try:
-        found = halves.behind(*(value[rows] for value in values))
-    except (IndexError, RuntimeError):  # shapes that do not fit
+        found = split.after(*(value[rows] for value in values))
+    except (IndexError, RuntimeError):  # mismatched shapes
         return False
-    tolerance = 1e-2 * float(expected.abs().amax())  # a wrong row or value shows; half precision may pass
+    tolerance = 1e-2 * float(expected.abs().amax())  # allows for half precision, but not for wrong rows or values
     return found.shape == expected.shape and torch.allclose(found, expected, rtol=0, atol=tolerance)
 
 
-class _Replaced(Halves):
-    """The whole network, with the output of the layer's last call replaced; the inputs are carried between."""
+class _ReplacedOutput(SplitClassifier):
+    """The whole network, run with the output of the layer's last call replaced; `before` passes on its inputs."""
 
     def __init__(self, classifier: FrozenClassifier, layer: str, images: Tensor) -> None:
         super().__init__(classifier)
-        (self.layer,) = classifier.with_layers((layer,)).layers  # checks that it exists and is reached
+        (self.layer,) = classifier.with_layers((layer,)).layers  # checks that the layer exists and is reached
         self.calls = 0
 
         def count(_module: nn.Module, _args: object, _output: Tensor) -> None:
@@ -224,7 +232,7 @@ class _Replaced(Halves):
             inputs = self.classifier.normalise(images)
             return hooked_outputs(self.classifier.module, (self.layer,), inputs)[0], inputs
 
-    def behind(self, *values: Tensor) -> Tensor:
+    def after(self, *values: Tensor) -> Tensor:
         """Run the whole network again."""
         output, inputs = values
         left = self.calls
@@ -232,7 +240,7 @@ class _Replaced(Halves):
         def replace(_module: nn.Module, _args: object, _output: Tensor) -> Tensor | None:
             nonlocal left
             left -= 1
-            return None if left else output.clone()  # see `_Cut.behind`
+            return None if left else output.clone()  # see `_SplitGraph.after`
 
         return self._run(replace, inputs)
 

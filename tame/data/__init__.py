@@ -1,6 +1,6 @@
-"""From files to batches: lists, photographs, crops, and a Lightning data module.
+"""Image lists, image files, crops, datasets, and a Lightning data module.
 
-`ImageListDataModule` is in `tame.data.datamodule`, so that reading a photograph does not import Lightning.
+`ImageListDataModule` is in `tame.data.datamodule`, so that reading an image does not import Lightning.
 """
 
 from tame.data.dataset import Batch, ImageListDataset, Sample

@@ -1,4 +1,4 @@
-"""Training and validation images for Lightning."""
+"""Training and validation images as a Lightning data module."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from tame.utils.checks import InputError
 
 
 def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
-    """Return a loader of `tame.data.dataset.Batch`, in order."""
+    """Return a loader of the dataset's images in order, in batches (`tame.data.dataset.Batch`)."""
     return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers))
 
 
@@ -29,43 +29,43 @@ def _worker_options(num_workers: int) -> dict[str, Any]:
 
 
 class ResumableLoader(DataLoader[Sample]):
-    """A loader that Lightning's checkpoints can continue inside an epoch, with the batches not yet seen.
+    """A loader that a Lightning checkpoint resumes within an epoch, with the batches not yet trained on.
 
     Attributes:
-        epochs: The sampler, as it was before Lightning sharded it over processes.
-        seen: Returns how many samples of the current epoch training has had. The loader itself cannot know: its
-            workers read ahead.
+        epochs: The sampler, before Lightning distributes it over processes.
+        seen: Function that returns how many samples of the current epoch have been trained on. The loader cannot count
+            them itself, since its workers prefetch.
     """
 
     epochs: EpochSampler
     seen: Callable[[], int]
 
     def state_dict(self) -> dict[str, Any]:
-        """Return the epoch and the number of its samples that training has had."""
+        """Return the epoch and the number of its samples that have been trained on."""
         return {"epoch": self.epochs.epoch, "seen": self.seen()}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Continue after the samples of ``state``; called before the first iteration."""
+        """Continue after the samples recorded in ``state``; called before the first iteration."""
         self.epochs.start_after(state["epoch"], state["seen"])
 
 
 class ImageListDataModule(LightningDataModule):
-    """Two lists of images as loaders.
+    """Loaders of a training list and a validation list of images.
 
-    Training images are shuffled anew in each epoch, by seed and epoch. A last, smaller training batch is left
-    out unless it is the only one; validation sees every image, at the centre.
+    Training images are shuffled in each epoch, by seed and epoch. A last, smaller training batch is dropped unless it
+    is the only one. Validation uses all images, with centre crops.
 
     Args:
-        train: Training images; may be empty where nothing is trained.
+        train: Training images; may be empty if nothing is trained.
         val: Validation images.
-        preprocessing: The backbone's resize, crop, interpolation and channels.
-        crop: Where training images are cropped: ``centre``, ``random`` or ``random-flip``.
+        preprocessing: Resize, crop, interpolation and channels of the backbone.
+        crop: Crop of the training images: ``centre``, ``random`` or ``random-flip``.
         batch_size: Images per batch.
-        num_workers: Processes that read images; 0 reads in the main process.
-        seed: Of shuffling and random crops.
+        num_workers: Number of worker processes that read images; 0: the main process reads them.
+        seed: Seed of shuffling and random crops.
 
     Raises:
-        InputError: For a batch size below 1, negative workers, or an unknown crop.
+        InputError: For a batch size below 1, a negative number of workers, or an unknown crop.
     """
 
     def __init__(
@@ -88,16 +88,20 @@ class ImageListDataModule(LightningDataModule):
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def setup(self, stage: str | None = None) -> None:
-        """Make the datasets."""
+        """Create the datasets."""
         self.train_set = ImageListDataset(self.train, self.train_crop, self.seed)
         self.val_set = ImageListDataset(self.val, self.val_crop, self.seed)
 
     def train_dataloader(self) -> ResumableLoader:
-        """Return shuffled training batches; a run that continues starts after what it has seen."""
+        """Return shuffled training batches; a resumed run starts after the samples that it has trained on.
+
+        Raises:
+            InputError: If there are no training images.
+        """
         if not len(self.train_set):
             raise InputError("expected training images, got none")
         sampler = EpochSampler(len(self.train_set), self.seed)
-        # Lightning sets the epoch only after it made the iterator, and workers read at once
+        # Lightning sets the epoch only after creating the iterator, when workers already prefetch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         loader = ResumableLoader(
             self.train_set,
@@ -110,8 +114,8 @@ class ImageListDataModule(LightningDataModule):
         return loader
 
     def steps_per_epoch(self, processes: int = 1) -> int:
-        """Return the number of training batches of each process, without making a loader."""
-        per_process = -(-len(self.train) // processes)  # the last samples are repeated where they do not divide
+        """Return the number of training batches of each process, without creating a loader."""
+        per_process = -(-len(self.train) // processes)  # samples are repeated to fill all processes equally
         return max(1, per_process // self.batch_size)
 
     def _processes(self) -> int:

@@ -1,4 +1,4 @@
-"""Images of a list as samples, the same ones whatever reads them."""
+"""A dataset of listed images whose samples do not depend on workers or processes."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SampleKey = int | tuple[int, int]
 
 
 class Sample(TypedDict):
-    """One image (C, H, W) in [0, 1], its label (-1: unknown), and its position in the list."""
+    """One image (C, H, W) in [0, 1], its label (-1 if unknown), and its index in the list."""
 
     image: Tensor
     label: int
@@ -38,27 +38,27 @@ class Batch(TypedDict):
 
 
 class UnreadableImageError(InputError):
-    """An image of a list cannot be read: one sentence, also when torch passes it on from a worker process."""
+    """An image of a list cannot be read; the message is one sentence, also if a worker process raised the error."""
 
     def __init__(self, message: str) -> None:
-        # torch raises a worker's error again with the worker's traceback as its message, which ends in ours
+        # torch re-raises a worker's error with the worker's traceback as its message, which ends with the original one
         super().__init__(message.rpartition(f"{type(self).__name__}: ")[2].strip())
 
 
 class ImageListDataset(Dataset[Sample]):
-    """The images of a list, cropped.
+    """The images of a list, resized and cropped.
 
-    ``dataset[index]`` is the sample of epoch 0, ``dataset[index, epoch]`` that of any other: a random crop
-    depends on the seed, the epoch and the index, never on who reads it or when.
+    ``dataset[index]`` is the sample of epoch 0, ``dataset[index, epoch]`` that of another epoch. A random crop depends
+    on the seed, the epoch and the index only, not on the worker that reads it or the order.
 
     Args:
-        entries: The list.
-        transform: Resizes and crops.
-        seed: Of the random crops.
+        entries: Image files and labels.
+        transform: Resize and crop.
+        seed: Seed of the random crops.
     """
 
     def __init__(self, entries: Sequence[ImageEntry], transform: Crop, seed: int = 0) -> None:
-        # Arrays, not a list of objects: forked workers would copy every page whose reference counts they touch.
+        # arrays, since forked workers would copy the memory of Python objects whose reference counts they change
         self._paths = np.array([os.fsencode(entry.path) for entry in entries], dtype=np.bytes_)
         self._labels = np.array([-1 if entry.label is None else entry.label for entry in entries], dtype=np.int64)
         self.transform = transform
@@ -68,10 +68,10 @@ class ImageListDataset(Dataset[Sample]):
         return len(self._labels)
 
     def __getitem__(self, key: SampleKey) -> Sample:
-        """Return a sample.
+        """Return a sample by index, or by (index, epoch).
 
         Raises:
-            UnreadableImageError: Naming the file, if it cannot be read.
+            UnreadableImageError: If the file cannot be read, naming it.
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         try:
@@ -83,13 +83,13 @@ class ImageListDataset(Dataset[Sample]):
 
 
 class EpochSampler(Sampler[SampleKey]):
-    """Shuffle by (seed, epoch), so that a resumed run sees what an uninterrupted one sees.
+    """Shuffles samples by (seed, epoch), so that a resumed run has the same order as an uninterrupted one.
 
-    Lightning calls `set_epoch` before each epoch, also where it shards this sampler over processes.
+    Lightning calls `set_epoch` before each epoch, also if it distributes this sampler over processes.
 
     Args:
         length: Number of samples.
-        seed: Of the shuffling.
+        seed: Seed of the shuffling.
 
     Example:
         >>> sampler = EpochSampler(3, seed=0)
@@ -105,13 +105,13 @@ class EpochSampler(Sampler[SampleKey]):
         self._seen = (-1, 0)
 
     def set_epoch(self, epoch: int) -> None:
-        """Choose the epoch of the next iteration."""
+        """Set the epoch of the next iteration."""
         self.epoch = epoch
 
     def start_after(self, epoch: int, seen: int) -> None:
-        """Choose ``epoch``, and put its first ``seen`` samples last: training has had them.
+        """Set the epoch, and move its first ``seen`` samples, which have been trained on, to the end.
 
-        They are not left out, so that every epoch has the same length, on every process.
+        They are not dropped, so that every epoch has the same length in every process.
         """
         self.epoch = epoch
         self._seen = (epoch, seen)

@@ -1,4 +1,4 @@
-"""Read a photograph of any kind as 8-bit RGB or grey, the right way up."""
+"""Read image files of any format and mode as upright 8-bit RGB or grey images."""
 
 from __future__ import annotations
 
@@ -12,17 +12,17 @@ from tame.utils.checks import InputError
 
 
 def load_image(path: str | Path, channels: int = 3) -> Image.Image:
-    """Read an image file; animations give their first frame.
+    """Read an image file; of animations, the first frame.
 
     Args:
-        path: Any file that Pillow reads.
+        path: Image file in any format that Pillow reads.
         channels: 3 for RGB, 1 for grey.
 
     Returns:
-        Image of mode RGB or L, turned upright by its EXIF orientation, transparency over white.
+        Image of mode RGB or L, rotated by its EXIF orientation, transparent pixels composited over white.
 
     Raises:
-        InputError: Naming the file and what is wrong with it, in one sentence.
+        InputError: If the file cannot be read, with its path and the reason in one sentence.
     """
     path = Path(path)
     _check_file(path)
@@ -55,10 +55,10 @@ def _one_line(error: Exception) -> str:
 
 
 def to_photo(image: Image.Image, channels: int = 3) -> Image.Image:
-    """Return an image of any mode as upright 8-bit RGB, or as grey for ``channels`` = 1.
+    """Convert an image of any mode to upright 8-bit RGB, or to grey for ``channels`` = 1.
 
-    Transparent images are laid over white. 16-bit grey is scaled by the 16-bit range. Floats are taken as
-    [0, 1] when none is larger, else as [0, 255].
+    Transparent images are composited over white. 16-bit grey values are divided by 65535. Floats are taken as values
+    in [0, 1] if none is larger than 1, otherwise in [0, 255].
 
     Raises:
         InputError: For another number of channels.
@@ -68,7 +68,7 @@ def to_photo(image: Image.Image, channels: int = 3) -> Image.Image:
         (255, 255, 255)
     """
     if channels not in (1, 3):
-        raise InputError(f"expected 1 or 3 channels for a photograph, got {channels}")
+        raise InputError(f"expected an image of 1 or 3 channels, got {channels}")
     image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_bytes(np.asarray(image)))
@@ -89,13 +89,13 @@ def _to_bytes(values: np.ndarray) -> np.ndarray:
 
 
 def array_to_photo(values: np.ndarray | Tensor) -> Image.Image:
-    """Return an array as 8-bit RGB.
+    """Convert an array to an 8-bit RGB image.
 
     Args:
         values: (C, H, W), (H, W, C) or (H, W) with 1 or 3 channels; uint8, or floats in [0, 1].
 
     Raises:
-        InputError: With the expected and the given shape, type or range.
+        InputError: For another shape, dtype or range.
 
     Example:
         >>> array_to_photo(np.zeros((3, 20, 40))).size

@@ -1,4 +1,4 @@
-"""Which images count: lists, folders, subsets, and the hash that names them."""
+"""Lists of images: read, write, find, draw and split them, and identify them by a hash."""
 
 from __future__ import annotations
 
@@ -17,36 +17,36 @@ from tame.utils.io import replacing
 
 IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
-NO_LABEL = "?"  # stands for an unknown label in a written list
+NO_LABEL = "?"  # marks an unknown label in a list file
 
 
 class ImageEntry(NamedTuple):
-    """One image of a list: its file, and its label or None."""
+    """One image of a list: its file, and its label (None if unknown)."""
 
     path: Path
     label: int | None
 
 
 class ImageFolders(NamedTuple):
-    """Folders of the training and of the validation images."""
+    """The folders of the training images and of the validation images."""
 
     train: Path
     val: Path
 
 
 def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -> list[ImageEntry]:
-    """Read a list of images: lines ``path label``, the path relative to ``image_root``.
+    """Read a list of images: lines ``path label``, with paths relative to ``image_root``.
 
-    Blank lines and spaces at the ends are ignored; paths may contain spaces. The label ``?`` means unknown.
+    Blank lines, leading and trailing spaces are ignored; paths may contain spaces. The label ``?`` means unknown.
 
     Args:
-        list_file: Text file, UTF-8.
-        image_root: Folder that the paths start from.
-        num_classes: Labels are in 0..num_classes - 1.
+        list_file: Text file in UTF-8.
+        image_root: Folder that the paths are relative to.
+        num_classes: Number of classes; labels are in 0..num_classes - 1.
 
     Raises:
-        InputError: Naming the list and the line, for a line without a label, a wrong label, or a missing
-            image; also for an absent, unreadable or empty list.
+        InputError: For a line without a label, a label out of range or a missing image, naming the list and the line;
+            also if the list does not exist, cannot be read or is empty.
     """
     list_file, image_root = Path(list_file), Path(image_root)
     lines = _numbered_lines(list_file)
@@ -59,7 +59,7 @@ def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -
         number, path = lines[missing[0]][0], entries[missing[0]].path
         raise InputError(
             f"{list_file}, line {number}: expected the image {path}, which does not exist "
-            f"({len(missing)} of {len(entries)} images are missing below {image_root})"
+            f"({len(missing)} of {len(entries)} images are missing in {image_root})"
         )
     return entries
 
@@ -90,23 +90,23 @@ def _parse_line(line: str, num_classes: int, where: str) -> tuple[str, int | Non
 
 
 def _missing_files(paths: Sequence[Path]) -> list[int]:
-    """Return the positions of the files that do not exist, reading each folder once."""
+    """Return the indices of the files that do not exist, reading each folder once."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for position, path in enumerate(paths):
         folder, name = os.path.split(path)
         if folder not in listings:
-            listings[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()  # noqa: PTH112, PTH208 - names only, of 1.3 million files
+            listings[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()  # noqa: PTH112, PTH208 - faster for 1.3 million files
         if name not in listings[folder] and not path.is_file():
             missing.append(position)
     return missing
 
 
 def walk_images(folder: str | Path) -> list[ImageEntry]:
-    """Return every image below ``folder``, sorted, without labels; hidden files are left out.
+    """Return all images in ``folder`` and its subfolders, sorted, without labels; hidden files are skipped.
 
     Raises:
-        InputError: If ``folder`` is no folder, or holds no image.
+        InputError: If ``folder`` is not a folder, or contains no images.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -115,48 +115,58 @@ def walk_images(folder: str | Path) -> list[ImageEntry]:
         Path(parent, name)
         for parent, _, names in os.walk(folder)
         for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122 - quick
+        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122 - faster
     ]
     if not paths:
-        raise InputError(f"expected images (.jpg, .png, ...) in {folder} or below, got none")
+        raise InputError(f"expected images (.jpg, .png, ...) in {folder} or its subfolders, got none")
     return [ImageEntry(path, None) for path in sorted(paths)]
 
 
-def draw(entries: Sequence[ImageEntry], limit: int, seed: int) -> list[ImageEntry]:
-    """Draw ``limit`` entries by ``seed``, in their original order; 0: all of them.
+def draw(entries: Sequence[ImageEntry], limit: int | None, seed: int) -> list[ImageEntry]:
+    """Draw a random subset of entries, in their original order.
 
-    With the same seed, a smaller draw is part of a larger one.
+    With the same seed, a smaller subset is part of a larger one.
+
+    Args:
+        entries: The entries to draw from.
+        limit: Number of entries; default: all.
+        seed: Seed of the draw.
 
     Raises:
-        InputError: For a negative limit.
+        InputError: For a limit below 1.
     """
-    if limit < 0:
-        raise InputError(f"expected a number of images, 0 for all of them, got {limit}")
-    return [entries[index] for index in sorted(_shuffled(len(entries), seed)[: limit or None])]
+    if limit is not None and limit < 1:
+        raise InputError(f"expected a number of images of 1 or more, got {limit}")
+    return [entries[index] for index in sorted(_shuffled(len(entries), seed)[:limit])]
 
 
-def draw_per_label(entries: Sequence[ImageEntry], limit: int, seed: int) -> list[ImageEntry]:
-    """Draw at most ``limit`` entries of each label by ``seed``, in their original order; 0: all of them.
+def draw_per_label(entries: Sequence[ImageEntry], limit: int | None, seed: int) -> list[ImageEntry]:
+    """Draw a random subset with at most ``limit`` entries per label, in their original order.
 
     Entries without a label are all kept.
 
+    Args:
+        entries: The entries to draw from.
+        limit: Largest number of entries per label; default: all.
+        seed: Seed of the draw.
+
     Raises:
-        InputError: For a negative limit.
+        InputError: For a limit below 1.
 
     Example:
         >>> entries = [ImageEntry(Path(f"{index}.jpg"), index % 2) for index in range(10)]
         >>> [entry.label for entry in draw_per_label(entries, 2, seed=0)].count(1)
         2
     """
-    if limit < 0:
-        raise InputError(f"expected a number of images per label, 0 for all of them, got {limit}")
+    if limit is not None and limit < 1:
+        raise InputError(f"expected a number of images per label of 1 or more, got {limit}")
     taken: Counter[int] = Counter()
     chosen = []
     for index in _shuffled(len(entries), seed):
         label = entries[index].label
         if label is not None:
             taken[label] += 1
-        if label is None or not limit or taken[label] <= limit:
+        if label is None or limit is None or taken[label] <= limit:
             chosen.append(index)
     return [entries[index] for index in sorted(chosen)]
 
@@ -164,12 +174,12 @@ def draw_per_label(entries: Sequence[ImageEntry], limit: int, seed: int) -> list
 def split_validation(
     entries: Sequence[ImageEntry], fraction: float = 0.1, seed: int = 0
 ) -> tuple[list[ImageEntry], list[ImageEntry]]:
-    """Split entries by ``seed`` into training and validation entries, both in their original order.
+    """Split entries at random into training and validation entries, both in their original order.
 
     Args:
-        entries: At least two.
-        fraction: Part that validates, in (0, 1); at least one image stays on either side.
-        seed: Which ones.
+        entries: At least two entries.
+        fraction: Fraction of the entries for validation, in (0, 1); each part gets at least one.
+        seed: Seed of the split.
 
     Raises:
         InputError: For fewer than two entries, or a fraction out of range.
@@ -202,7 +212,7 @@ def list_hash(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
 
 
 def write_list(path: str | Path, entries: Sequence[ImageEntry], image_root: str | Path) -> None:
-    """Write a list that `read_list` reads back; the file appears whole or not at all."""
+    """Write a list in the format of `read_list`; the file is written atomically."""
     with replacing(path) as temporary:
         temporary.write_text(_as_text(entries, image_root), encoding="utf-8")
 
@@ -215,36 +225,38 @@ def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
     )
 
 
-def resolve_folders(data: str) -> ImageFolders:
-    """Find the training and validation images.
+def resolve_folders(data: str | Path | None) -> ImageFolders:
+    """Find the folders of the training and validation images.
 
     Args:
-        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val below it) or any folder of images;
-            empty: DATA of the environment, or of ``.env`` in the working directory.
+        data: Root of ImageNet (with the subfolders ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of
+            images; default: the variable DATA of the environment, or of ``.env`` in the working directory.
 
     Raises:
-        InputError: If nothing is given, or no such folder exists.
+        InputError: If no folder is named, or it does not exist.
     """
     folder = _folder(data, "data", "DATA")
     if folder is None:
-        raise InputError("expected a folder of images: give --data, or set DATA in the environment or in .env")
+        raise InputError("expected a folder of images: name it with data, or set DATA in the environment or in .env")
     train, val = (folder / f"ILSVRC2012_img_{part}" for part in ("train", "val"))
     return ImageFolders(train if train.is_dir() else folder, val if val.is_dir() else folder)
 
 
-def resolve_list(name: str, lists_dir: str, default: str) -> Path | None:
+def resolve_list(name: str | Path | None, lists_dir: str | Path | None, default: str) -> Path | None:
     """Find a list of images.
 
     Args:
-        name: A path, or a name inside ``lists_dir``; empty: ``default`` inside ``lists_dir``.
-        lists_dir: Folder of lists; empty: LIST of the environment, or of ``.env`` in the working directory.
-        default: Name of the list that is used when it exists and none is asked.
+        name: Path of a list, or name of a file in ``lists_dir``; default: the file ``default`` in ``lists_dir``, if it
+            exists.
+        lists_dir: Folder of lists; default: the variable LIST of the environment, or of ``.env`` in the working
+            directory.
+        default: Name of the default list.
 
     Returns:
-        The file, or None when none is asked and there is no default one.
+        Path of the list; None if ``name`` is None and there is no default list.
 
     Raises:
-        InputError: If the asked list or the folder does not exist.
+        InputError: If the named list or the folder does not exist.
     """
     if name and Path(name).expanduser().is_file():
         return Path(name).expanduser()
@@ -254,19 +266,19 @@ def resolve_list(name: str, lists_dir: str, default: str) -> Path | None:
         return found
     if not name:
         return None
-    where = f"{folder} (--lists or LIST)" if folder else "--lists or LIST, which is not set"
-    raise InputError(f"expected a list of images, got {name!r}, which is neither a file nor a name in {where}")
+    where = f"in the folder of lists {folder}" if folder else "in a folder of lists (neither lists nor LIST is set)"
+    raise InputError(f"expected a list of images, got {str(name)!r}, which is neither a file nor a name {where}")
 
 
-def _folder(given: str, option: str, variable: str) -> Path | None:
-    """Return the folder that an option, the environment or ``.env`` names, in this order."""
-    source = f"--{option}"
-    if not given:
-        given = os.environ.get(variable) or dotenv_values(Path.cwd() / ".env").get(variable) or ""
-        source = f"{variable} (of the environment or .env)"
-    if not given:
+def _folder(value: str | Path | None, argument: str, variable: str) -> Path | None:
+    """Return the folder named by an argument, otherwise by a variable of the environment or of ``.env``."""
+    source = argument
+    if not value:
+        value = os.environ.get(variable) or dotenv_values(Path.cwd() / ".env").get(variable)
+        source = f"{variable} (from the environment or .env)"
+    if not value:
         return None
-    folder = Path(given).expanduser()
+    folder = Path(value).expanduser()
     if not folder.is_dir():
-        raise InputError(f"expected a folder in {source}, got {given!r}; give --{option} or set {variable}")
+        raise InputError(f"expected a folder as {source}, got {str(value)!r}")
     return folder

@@ -1,4 +1,4 @@
-"""From a photograph to a classifier's input: resize, crop, scale to [0, 1]; never normalise."""
+"""Resize and crop images and scale them to [0, 1]; normalisation is left to the classifier."""
 
 from __future__ import annotations
 
@@ -17,16 +17,16 @@ CropKind = Literal["centre", "random", "random-flip"]
 CROP_KINDS: tuple[CropKind, ...] = ("centre", "random", "random-flip")
 
 Sides: TypeAlias = int | tuple[int, int]
-"""One number of pixels, or (height, width)."""
+"""Number of pixels, or (height, width)."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
 
 
 class CropValues(Protocol):
-    """What a backbone's preprocessing says of geometry: pixels, filter, and number of channels."""
+    """The attributes of `tame.classifier.Preprocessing` that determine the crop."""
 
     @property
-    def resize(self) -> Sides: ...  # noqa: D102 - the attributes of tame.backbones.Preprocessing
+    def resize(self) -> Sides: ...  # noqa: D102 - see Preprocessing
     @property
     def crop(self) -> Sides: ...  # noqa: D102
     @property
@@ -37,15 +37,18 @@ class CropValues(Protocol):
 
 @dataclass(frozen=True)
 class Crop:
-    """Resize, cut out a square or rectangle, and scale to [0, 1], as torchvision does.
+    """Resize, crop and scale an image to [0, 1], as torchvision does.
 
     Args:
-        resize: Length of the short side after resizing, or (height, width) whatever the photograph's, pixels.
-        crop: Side of the square, or (height, width), pixels. Where the resized photograph is smaller, it is padded
-            with black.
+        resize: Length of the short side after resizing, or a fixed (height, width) regardless of the aspect ratio, in
+            pixels.
+        crop: Side of the square crop, or its (height, width), in pixels. A smaller resized image is padded with black.
         interpolation: ``bilinear`` or ``bicubic``, both with antialiasing.
-        kind: ``centre``, ``random``, or ``random-flip`` (mirrored half the time).
+        kind: ``centre``, ``random``, or ``random-flip`` (random, and mirrored with probability 1/2).
         channels: 3 for RGB, 1 for grey.
+
+    Raises:
+        InputError: For sides below one pixel, another number of channels, or an unknown interpolation or kind.
 
     Example:
         >>> Crop(resize=8, crop=6)(Image.new("RGB", (20, 10), "white")).shape
@@ -64,7 +67,7 @@ class Crop:
         check_sides("resize", self.resize)
         check_sides("crop", self.crop)
         if self.channels not in (1, 3):
-            raise InputError(f"expected 1 or 3 channels for photographs, got {self.channels}")
+            raise InputError(f"expected images of 1 or 3 channels, got {self.channels}")
         if self.interpolation not in _FILTERS:
             raise InputError(f"expected the interpolation bilinear or bicubic, got {self.interpolation!r}")
         if self.kind not in CROP_KINDS:
@@ -76,11 +79,11 @@ class Crop:
         return cls(values.resize, values.crop, values.interpolation, kind, values.channels)
 
     def __call__(self, photo: Image.Image, generator: torch.Generator | None = None) -> Tensor:
-        """Return the crop of a photograph.
+        """Return the crop of an image.
 
         Args:
             photo: Image of mode RGB, or L for one channel.
-            generator: Draws random crops; None: torch's own.
+            generator: Random generator for random crops; default: torch's global one.
 
         Returns:
             (C, height, width) of the crop, in [0, 1].
@@ -97,12 +100,12 @@ class Crop:
         return image
 
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
-        """Return what the centre crop shows of a photograph, see `crop_box`."""
+        """Return the region of an image that the centre crop shows, see `crop_box`."""
         return crop_box(width, height, self.resize, self.crop)
 
 
 def to_tensor(photo: Image.Image) -> Tensor:
-    """Return an image of mode RGB or L as a float tensor (C, H, W) in [0, 1]."""
+    """Convert an image of mode RGB or L to a float tensor (C, H, W) in [0, 1]."""
     values = torch.from_numpy(np.array(photo, ndmin=3))  # RGB: (H, W, 3); L: (1, H, W)
     if photo.mode != "L":
         values = values.permute(2, 0, 1).contiguous()
@@ -110,9 +113,9 @@ def to_tensor(photo: Image.Image) -> Tensor:
 
 
 def resized_size(width: int, height: int, resize: Sides) -> tuple[int, int]:
-    """Return (width, height) after the short side became ``resize``, rounded down like torchvision.
+    """Return (width, height) after resizing the short side to ``resize``, rounded down as in torchvision.
 
-    A pair ``resize`` is (height, width) itself.
+    If ``resize`` is a pair (height, width), it is the result itself.
     """
     if isinstance(resize, tuple):
         return resize[1], resize[0]
@@ -122,16 +125,16 @@ def resized_size(width: int, height: int, resize: Sides) -> tuple[int, int]:
 
 
 def crop_box(width: int, height: int, resize: Sides, crop: Sides) -> tuple[float, float, float, float]:
-    """Return the region of the original photograph that the centre crop shows.
+    """Return the region of the original image that the centre crop shows.
 
     Args:
-        width: Of the photograph, EXIF-corrected, pixels.
-        height: Likewise.
-        resize: Length of the short side after resizing, or (height, width), pixels.
-        crop: Side of the square, or (height, width), pixels.
+        width: Width of the image after EXIF rotation, in pixels.
+        height: Height of the image after EXIF rotation, in pixels.
+        resize: Length of the short side after resizing, or (height, width), in pixels.
+        crop: Side of the square crop, or its (height, width), in pixels.
 
     Returns:
-        (left, top, right, bottom) in pixels of the photograph; beyond its edges where the crop is padded.
+        (left, top, right, bottom) in pixels of the original image; outside of it where the crop is padded.
 
     Example:
         >>> crop_box(640, 480, resize=240, crop=200)
@@ -152,7 +155,7 @@ def _pair(sides: Sides) -> tuple[int, int]:
 
 
 def _centre(length: int, crop: int) -> int:
-    """Return where a centred crop starts, rounded like torchvision; negative where it is padded."""
+    """Return the start of a centred crop, rounded as in torchvision; negative if the crop is padded."""
     return round((length - crop) / 2) if length >= crop else -((crop - length) // 2)
 
 

@@ -1,17 +1,22 @@
-"""Measure explanations: run an evaluation, read it back, compare several.
+"""Evaluate explanations: resumable runs, several processes, and what they leave on disk.
 
-The Lightning callback is in `tame.callbacks.metrics`, so that reading a table does not import Lightning.
+`tame.evaluation.evaluate` is the public function; the Lightning callbacks are in `tame.callbacks.metrics`, so that
+reading a run does not import Lightning.
 """
 
-from tame.evaluation.plan import Plan
-from tame.evaluation.records import Estimate, Run, Summary, read_run
+from tame.evaluation.records import Estimate, Run, Summary, open_run, read_run
+from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
 from tame.evaluation.run import run_evaluation
 
 __all__ = [
     "Estimate",
-    "Plan",
+    "EvaluationRequest",
+    "ImageSelection",
+    "MetricSelection",
     "Run",
+    "RunSettings",
     "Summary",
+    "open_run",
     "read_run",
     "run_evaluation",
 ]

@@ -1,174 +1,278 @@
-"""From options to a finished evaluation of any explainer."""
+"""Evaluate explanation methods: AD/IC, ROAD, insertion, deletion, or any registered metric."""
 
 from __future__ import annotations
 
-import os
-from collections.abc import Sequence
+import inspect
+from collections.abc import Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
-from tame.classifier import BackboneSpec, FrozenClassifier
-from tame.data import Crop, ImageListDataset, draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
-from tame.data.lists import ImageEntry
-from tame.evaluation.batch import Maps
+from torch import nn
+
+from tame.checkpoints.native import checkpoint_hash
+from tame.classifier import FrozenClassifier
+from tame.data import Crop, ImageListDataset
+from tame.evaluation.folder import RunFolder
 from tame.evaluation.map_files import MapFiles
-from tame.evaluation.plan import Plan
-from tame.evaluation.processes import Process, Processes
+from tame.evaluation.prepare import MethodChoices, method_id, method_title, own_arguments, prepare
+from tame.evaluation.processes import Process
 from tame.evaluation.records import Summary
+from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
 from tame.evaluation.run import run_evaluation
-from tame.explainers.base import build_explainer
-from tame.explainers.setup import load_classifier, provenance_of
-from tame.explainers.user_code import ExplainFunction, GivenExplainer
-from tame.options import EvaluateOptions
-from tame.presets import PRESETS
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.registry import check_names
+from tame.explainers.user_code import ExplainFunction
+from tame.types import MapScaling, MaskingKind, Precision
 from tame.utils.checks import InputError
-from tame.utils.devices import resolve_device, resolve_precision
 from tame.utils.io import folder_name
 
-_MARGINS = {"32": 1e-5, "16-mixed": 1e-3, "bf16-mixed": 1e-2}  # about what one rounding step of the logits does to p
+if TYPE_CHECKING:
+    import pandas as pd
 
 
-class Finished(NamedTuple):
-    """A finished evaluation: its summary, its folder, and whether this process is the one that speaks."""
+class FinishedRun(NamedTuple):
+    """A finished evaluation of one method.
+
+    Attributes:
+        summary: Its summary.
+        folder: The folder of the run.
+    """
 
     summary: Summary
     folder: Path
-    speaks: bool
-
-
-class ChosenImages(NamedTuple):
-    """Images of an evaluation: entries, their names, the list's name and its hash."""
-
-    entries: Sequence[ImageEntry]
-    files: list[str]
-    name: str
-    sha256: str
 
 
 def evaluate(
-    method: str | ExplainFunction = "ttame", classifier: FrozenClassifier | None = None, **options: Any
-) -> Summary:
-    """Measure an explanation method on a list or folder of images; the same as `tame evaluate`.
+    explainers: str
+    | ExplainFunction
+    | CheckedExplainer
+    | Mapping[str, str | ExplainFunction | CheckedExplainer] = "ttame",
+    classifier: FrozenClassifier | nn.Module | str | Path | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
+    maps: str | Path | None = None,
+    preset: str = "tame",
+    data: str | Path | None = None,
+    lists: str | Path | None = None,
+    list: str | Path | None = None,
+    limit_images: int | None = None,
+    only: Literal["all", "correct"] = "all",
+    metrics: Sequence[str] = ("ad-ic",),
+    map_scaling: Sequence[MapScaling] = ("minmax", "rank"),
+    masking: Literal["backbone"] | MaskingKind | None = None,
+    steps: int = 28,
+    batch_size: int = 32,
+    pass_rows: int | None = None,
+    num_workers: int = 0,
+    devices: int = 1,
+    num_nodes: int = 1,
+    precision: Precision = "auto",
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = True,
+    progress: bool = True,
+) -> pd.DataFrame:
+    """Evaluate an explanation method.
+
+    Every image's predicted class is explained, and metrics of the explanation are computed. A folder per method keeps
+    a row per image (``rows.csv``) and the means with their provenance (``summary.json``), see `tame.read_run`.
 
     Args:
-        method: Name of a method, ``package.module:function``, or a function of images (B, C, H, W) in [0, 1] and
-            targets (B,) that returns maps (B, h, w).
-        classifier: The classifier, on the device to compute on; None: the one that the options name.
-        options: Those of `tame.options.EvaluateOptions`, such as ``data``, ``list``, ``metrics="ad-ic,road"``,
-            ``limit_images``, ``backbone`` and ``out``.
+        explainers: Explanation method: a name of `tame list methods` (ttame@FOLDER names a checkpoint),
+            package.module:function, an explainer, or a function of images (B, C, H, W) in [0, 1] and targets (B,) that
+            returns maps (B, h, w); several of them by name as a dict.
+        classifier: The classifier: frozen, a trained network, or what load_classifier takes as backbone; default: that
+            of the explainers, otherwise efficientnet_lite0.
+        checkpoint: Trained attention mechanism, a folder or file; default: the one shipped for the backbone.
+        arguments: Arguments of methods by method, such as {"rise": {"masks": 500}}.
+        maps: Folder of maps computed elsewhere, DIR/n01440764/x.npy or DIR/x.npy for the image n01440764/x.JPEG, in
+            place of a method.
+        preset: Preset of the metrics and methods: paper, released or tame, see `tame list presets`.
+        data: ImageNet root (with ILSVRC2012_img_val) or any folder of images; default: DATA of the environment or of
+            .env.
+        lists: Folder of image lists; default: LIST of the environment or of .env.
+        list: List of images, a path or a name in lists; default: Evaluation.txt there, otherwise every image of the
+            validation folder.
+        limit_images: Use this many images only, drawn by seed; default: all.
+        only: correct leaves misclassified images out of the metrics; it needs labels.
+        metrics: Metrics, see `tame list metrics`.
+        map_scaling: Scalings of the maps for AD and IC: minmax, rank.
+        masking: Masking of the images for AD and IC: the backbone's own (backbone), cnn or vit; default: the preset's.
+        steps: Steps of insertion and deletion.
+        batch_size: Images per batch.
+        pass_rows: Perturbed images per forward pass; default: as many as fit the memory.
+        num_workers: Processes that read images; 0 reads in the main process.
+        devices: Number of devices, or of processes on the CPU.
+        num_nodes: Number of nodes.
+        precision: auto (32), 32, 16-mixed or bf16-mixed.
+        seed: Seed of everything random.
+        out: Folder of the results; default: evaluations/BACKBONE/METHOD, and for several methods a folder for each in
+            evaluations/BACKBONE.
+        resume: Resume an interrupted run, and skip a finished one; false starts over.
+        progress: Show a progress bar.
 
     Returns:
-        The summary; a row per image and the summary are in ``out``.
+        A row per method and a column per measure, such as ``minmax/AD_100``, after the number of ``images``. Its
+        ``attrs`` hold the ``folders`` by method, and whether this is the ``main_process`` (rank 0).
 
     Raises:
-        InputError: For anything that cannot be used, before any work; if ``out`` holds a run with other settings.
-        TypeError: For an unknown option.
+        InputError: For anything that cannot be used, before any work; if a folder holds a run with other settings.
+
+    Example:
+        >>> table = evaluate("gradcam", "resnet50", data="photos/", metrics=["ad-ic", "road"])  # doctest: +SKIP
+        >>> table.loc["Grad-CAM", "minmax/AD_50"]  # doctest: +SKIP
     """
-    name = method if isinstance(method, str) else getattr(method, "__name__", type(method).__name__)
-    return run(EvaluateOptions(**options, method=name), None if isinstance(method, str) else method, classifier).summary
+    asked = dict(explainers) if isinstance(explainers, Mapping) else {"": explainers}
+    if maps is not None and (isinstance(explainers, Mapping) or arguments):
+        raise InputError("expected maps in place of a method, got both maps and several methods or their arguments")
+    choices = MethodChoices(checkpoint, arguments or {}, preset, seed)
+    prepared = prepare(asked if maps is None else {}, classifier, choices, devices, num_nodes)
+    request = EvaluationRequest.of(
+        prepared.classifier,
+        ImageSelection(data, lists, list, limit_images, only, seed),
+        MetricSelection(metrics, map_scaling, masking, steps, seed),
+        preset,
+        RunSettings(batch_size, pass_rows, num_workers, precision, resume, progress),
+    )
+    sources: dict[str, CheckedExplainer | MapFiles] = dict(prepared.explainers)
+    if maps is not None:
+        sources[""] = MapFiles(maps, request.images.files)
+    folders = _folders(sources, Path(f"evaluations/{folder_name(prepared.classifier.spec.name)}"), out)
+    process = prepared.processes.start()  # all that can be refused before has been
+    finished = {
+        key or _title(source): evaluate_explainer(source, prepared.classifier, request, folders[key], process)
+        for key, source in sources.items()
+    }
+    return _frame(finished, process)
 
 
-def run(
-    options: EvaluateOptions,
-    function: ExplainFunction | None = None,
-    classifier: FrozenClassifier | None = None,
+def evaluate_explainer(
+    explainer: CheckedExplainer | MapFiles,
+    classifier: FrozenClassifier,
+    request: EvaluationRequest,
+    out: Path,
     process: Process | None = None,
-) -> Finished:
-    """Evaluate as ``options`` say.
+) -> FinishedRun:
+    """Evaluate one explainer, or maps from files.
 
     Args:
-        options: What the command line says.
-        function: Explains in place of their method.
-        classifier: Is explained in place of their backbone.
-        process: One of several that run already; None: start as many as the options say.
+        explainer: The explainer; it is evaluated on its own classifier.
+        classifier: The classifier that maps from files explain.
+        request: What all methods of the evaluation share.
+        out: Folder of the run.
+        process: Which of several processes this one is; None: the only one.
+
+    Raises:
+        InputError: If ``out`` holds a run with other settings; if no image counts.
+    """
+    if isinstance(explainer, CheckedExplainer):
+        classifier = explainer.classifier
+    summary = run_evaluation(
+        _explain_with(explainer),
+        classifier,
+        ImageListDataset(request.images.entries, Crop.of(classifier.spec.preprocessing)),
+        request,
+        _provenance(explainer, request),
+        out,
+        process,
+    )
+    return FinishedRun(summary, out)
+
+
+_SHARED = {"preset", "devices", "num_nodes"} | {
+    one.name for group in (ImageSelection, MetricSelection, RunSettings) for one in fields(group)
+}
+
+
+def evaluation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the data, metric and hardware arguments of `evaluate`, with its defaults for those that are not given.
+
+    Raises:
+        InputError: For an unknown argument, with the nearest and all known ones.
+
+    Example:
+        >>> evaluation_arguments({"steps": 4})["metrics"]
+        ('ad-ic',)
+    """
+    parameters = inspect.signature(evaluate).parameters
+    defaults = {name: one.default for name, one in parameters.items() if name in _SHARED}
+    check_names("an evaluation", defaults, given)
+    return defaults | dict(given)
+
+
+def resolve_request(classifier: FrozenClassifier, arguments: Mapping[str, Any]) -> EvaluationRequest:
+    """Return the request that all of `evaluation_arguments` make.
 
     Raises:
         InputError: For anything that cannot be used.
     """
-    metrics, scalings, preset = options.asked_metrics(), options.scalings(), PRESETS.get(options.preset)
-    device = resolve_device(options.device)
-    precision = resolve_precision(options.precision, device)
-    processes = Processes(device, options.devices, options.num_nodes)
-    if classifier is None:
-        classifier = load_classifier(options, options).to(processes.device)
-    elif options.devices * options.num_nodes > 1:
-        classifier.to(processes.device)
-    spec = classifier.spec
-    entries, files, list_name, list_sha256 = chosen_images(options, spec)
-    if options.only == "correct" and any(entry.label is None for entry in entries):
-        raise InputError("expected a list with the labels of all images for --only correct, got some without")
-    masking = spec.masking if options.masking == "backbone" else options.masking
-    plan = Plan(
-        metrics=metrics,
-        scalings=scalings,
-        masking=masking or preset.masking or spec.masking,
-        ic_margin=_MARGINS[precision] if preset.ic_margin else 0.0,
-        road_selection=preset.road_selection,
-        road_space=preset.road_space,
-        road_reading=preset.road_reading,
-        steps=options.steps,
-        seed=options.seed,
+    images, metrics, settings = (
+        {one.name: arguments[one.name] for one in fields(group)}
+        for group in (ImageSelection, MetricSelection, RunSettings)
     )
-    provenance = provenance_of(options, options) | {
-        "overrides": _overrides(options, masking),
-        "list": list_name,
-        "list_sha256": list_sha256,
+    return EvaluationRequest.of(
+        classifier, ImageSelection(**images), MetricSelection(**metrics), arguments["preset"], RunSettings(**settings)
+    )
+
+
+def _folders(
+    sources: Mapping[str, CheckedExplainer | MapFiles], default: Path, out: str | Path | None
+) -> dict[str, Path]:
+    """Return the folder of each run: below ``out`` by key, and that of a single method without a key."""
+    if "" in sources:
+        folders = {"": Path(out) if out is not None else default / folder_name(_method(sources[""]))}
+    else:
+        folders = {key: Path(out or default) / folder_name(key) for key in sources}
+    if not folders or len(set(folders.values())) < len(folders):
+        raise InputError(f"expected methods with names of different folders, got {', '.join(sources) or 'none'}")
+    for folder in folders.values():
+        RunFolder(folder)  # refuses a file
+    return folders
+
+
+def _explain_with(source: CheckedExplainer | MapFiles) -> Any:
+    """Return what gives the maps of images, targets and positions in the list."""
+    if isinstance(source, MapFiles):
+        return lambda images, _targets, indices: source(indices).to(images.device)
+    return lambda images, targets, _indices: source(images, targets)
+
+
+def _method(source: CheckedExplainer | MapFiles) -> str:
+    return source.folder.resolve().name if isinstance(source, MapFiles) else method_id(source)
+
+
+def _title(source: CheckedExplainer | MapFiles) -> str:
+    return _method(source) if isinstance(source, MapFiles) else method_title(source)
+
+
+def _provenance(source: CheckedExplainer | MapFiles, request: EvaluationRequest) -> dict[str, Any]:
+    """Return what the numbers depend on beside the classifier and the metrics."""
+    found: dict[str, Any] = {"method": _method(source), "preset": request.preset}
+    overrides = dict(request.overrides)
+    if isinstance(source, MapFiles):
+        found["maps"] = source.name
+    else:
+        if checkpoint := source.arguments.get("checkpoint"):
+            found |= {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_hash(checkpoint)}
+        if own := own_arguments(source, request.preset):
+            found["arguments"] = own
+            overrides |= own
+    return found | {"overrides": overrides, "list": request.images.name, "list_sha256": request.images.sha256}
+
+
+def _frame(finished: Mapping[str, FinishedRun], process: Process) -> pd.DataFrame:
+    """Return a row per method."""
+    import pandas as pd
+
+    rows = {
+        name: {"images": run.summary.images} | {key: estimate.value for key, estimate in run.summary.metrics.items()}
+        for name, run in finished.items()
     }
-    if options.maps or function:
-        unused = ("checkpoint", "checkpoint_sha256", "cam_layer", "rise_masks")
-        provenance = {name: value for name, value in provenance.items() if name not in unused}
-    if options.maps:
-        provenance |= {"method": Path(options.maps).resolve().name, "maps": options.maps}
-    out = Path(options.out or f"evaluations/{folder_name(spec.name)}/{folder_name(provenance['method'])}")
-    maps_of = _maps_source(options, function, classifier, files)
-    process = process or processes.start()  # all that can be refused before has been
-    summary = run_evaluation(
-        maps_of,
-        classifier,
-        ImageListDataset(entries, Crop.of(spec.preprocessing)),
-        plan,
-        out=out,
-        provenance=provenance,
-        files=files,
-        batch_size=options.batch_size,
-        pass_rows=options.pass_rows,
-        num_workers=options.num_workers,
-        only=options.only,
-        precision=precision,
-        process=process,
-        resume=options.resume,
-    )
-    return Finished(summary, out, process.rank == 0)
-
-
-def chosen_images(options: EvaluateOptions, spec: BackboneSpec) -> ChosenImages:
-    """Read the list that the options name, else every image of the validation folder, and draw from it.
-
-    Raises:
-        InputError: For images or a list that cannot be read.
-    """
-    root = resolve_folders(options.data).val
-    file = resolve_list(options.list, options.lists, "Evaluation.txt")
-    entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
-    entries = draw(entries, options.limit_images, options.seed)
-    files = [os.path.relpath(entry.path, root) for entry in entries]
-    return ChosenImages(entries, files, file.name if file else root.name, list_hash(entries, root))
-
-
-def _overrides(options: EvaluateOptions, masking: str) -> dict[str, Any]:
-    """Return the changes of the preset, for tables."""
-    changes: dict[str, Any] = {"masking": masking} if masking else {}
-    if options.rise_masks and options.method == "rise":
-        changes["rise_masks"] = options.rise_masks
-    return changes
-
-
-def _maps_source(
-    options: EvaluateOptions, function: ExplainFunction | None, classifier: FrozenClassifier, files: Sequence[str]
-) -> Maps:
-    """Return what gives the maps: files, the function, or the method that the options name."""
-    if options.maps:
-        maps = MapFiles(options.maps, files)
-        return lambda images, _targets, indices: maps(indices).to(images.device)
-    explainer = GivenExplainer(classifier, function) if function else build_explainer(classifier, options)
-    return lambda images, targets, _indices: explainer(images, targets)
+    frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
+    frame.attrs |= {
+        "folders": {name: str(run.folder) for name, run in finished.items()},
+        "main_process": process.rank == 0,
+    }
+    return frame

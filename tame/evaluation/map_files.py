@@ -1,4 +1,4 @@
-"""Maps made elsewhere, read from a folder."""
+"""Maps computed elsewhere, read from a folder."""
 
 from __future__ import annotations
 
@@ -15,21 +15,22 @@ from tame.utils.checks import InputError
 class MapFiles:
     """One ``.npy`` file per image of a list: ``DIR/n01440764/x.npy`` of ``n01440764/x.JPEG``, or ``DIR/x.npy``.
 
-    The maps must explain the class that the classifier predicts, the model truth. Each is (h, w), of any float or
-    integer type, all of one shape.
+    The maps must explain the class that the classifier predicts. Each is (h, w), of any float or integer type, all of
+    one shape.
 
     Args:
         folder: DIR.
         files: Name of each image of the list, relative to the images' root.
 
     Raises:
-        InputError: Now, for maps that are missing, cannot be read or have another shape.
+        InputError: For maps that are missing, cannot be read or have another shape.
     """
 
     def __init__(self, folder: str | Path, files: Sequence[str]) -> None:
-        folder = Path(folder)
+        self.name, folder = str(folder), Path(folder)
         if not folder.is_dir():
             raise InputError(f"expected a folder of maps, got {folder}")
+        self.folder = folder
         self.paths = [_find(folder, file) for file in files]
         missing = [file for file, path in zip(files, self.paths, strict=True) if path is None]
         if missing:

@@ -1,4 +1,4 @@
-"""Several processes that share an evaluation, started by Lightning."""
+"""Several processes that share an evaluation, started by Lightning Fabric."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from tame.utils.checks import InputError
 
-_LONGEST_WAIT = timedelta(days=30)  # processes need not be equally quick; a dead one is noticed at once
+_LONGEST_WAIT = timedelta(days=30)  # processes may differ in speed; one that ended is noticed at once
 
 
 @dataclass(frozen=True)
@@ -21,10 +21,10 @@ class Process:
     """One of several processes that share a run.
 
     Attributes:
-        rank: Which one.
-        count: Of how many.
-        wait: Returns when all of them have called it.
-        from_first: Returns what the first process gives to it, in all of them.
+        rank: Its rank; 0 is the main process.
+        count: Number of processes.
+        wait: Barrier: returns when all processes have called it.
+        from_first: Broadcast: returns, in all processes, what the main process gives to it.
     """
 
     rank: int = 0
@@ -34,9 +34,9 @@ class Process:
 
     @contextmanager
     def leading(self) -> Iterator[bool]:
-        """Let the first process do something before the others go on; yield whether this is the first one.
+        """Let the main process do something before the others proceed; yield whether this is the main process.
 
-        When the first one fails, its error says why, and the others end with exit status 2 and say nothing.
+        If the main process fails, it raises its error, and the others end silently with exit status 2.
         """
         try:
             yield self.rank == 0
@@ -49,15 +49,15 @@ class Process:
 
 
 class Processes:
-    """The processes of this machine, one per device; one process on one machine needs no starting.
+    """The processes of this node, one per device; one process on one node needs no starting.
 
     Args:
-        device: ``cuda`` or ``cpu``; processes on CPUs talk by gloo.
-        devices: Devices per machine, or processes on its CPU.
-        num_nodes: Machines; start the command on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
+        device: ``cuda`` or ``cpu``; processes on CPUs communicate by gloo.
+        devices: Devices per node, or processes on its CPU.
+        num_nodes: Number of nodes; start the program on each, with MASTER_ADDR, MASTER_PORT and NODE_RANK set.
 
     Attributes:
-        device: What this process computes on, before the others are started too.
+        device: The device that this process computes on; known before the others are started.
 
     Raises:
         InputError: For numbers below 1, or more devices than there are.
@@ -81,9 +81,9 @@ class Processes:
         self.device = str(self._fabric.device)
 
     def start(self) -> Process:
-        """Start the others, each of which runs the same command from its beginning, and return the own one.
+        """Start the other processes, each of which runs the same program from its beginning, and return this one.
 
-        A process that another one started ends with it.
+        A process that was started by another one ends with it.
         """
         fabric = self._fabric
         if fabric is None:
@@ -96,7 +96,7 @@ class Processes:
 
 
 def _together(meet: Callable[..., Any]) -> Callable[..., Any]:
-    """Return what all processes call together, with a sentence where one of them is no longer there."""
+    """Return a collective call that raises an error in plain words where another process has ended."""
 
     def call(*values: bool) -> Any:
         try:
@@ -108,12 +108,12 @@ def _together(meet: Callable[..., Any]) -> Callable[..., Any]:
 
 
 def _end_with_parent() -> None:
-    """End this process soon after its parent: a command that was killed leaves nobody who measures on."""
+    """End this process soon after its parent: none continues when the program is killed."""
     parent = os.getppid()
 
-    def watch() -> None:
+    def wait_for_end() -> None:
         while os.getppid() == parent:
             time.sleep(1)
         os._exit(2)
 
-    threading.Thread(target=watch, daemon=True, name="parent-observer").start()
+    threading.Thread(target=wait_for_end, daemon=True, name="parent-observer").start()

@@ -6,21 +6,31 @@ import csv
 import json
 import math
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
 from tame.functional.bootstrap import FloatArray, standard_error
-from tame.metrics.measures import measures
+from tame.metrics import measures_of
+from tame.perturbations.names import kept_column
 from tame.utils.checks import InputError
 from tame.utils.io import replacing, write_json
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 ROWS = "rows.csv"
 SUMMARY = "summary.json"
 COSTS = ("explain_forward", "explain_backward", "seconds_explain", "seconds_perturb", "seconds_classify")
-"""Columns of what each image cost: passes of the explainer, and its share of the batch's seconds."""
+"""Columns of the cost of each image: passes of the explainer, and its share of the batch's seconds."""
+
+_FLAGS = ("label", "target", "correct_top1", "correct_top5", "counted", "constant", "invalid")
+_OLD_ARGUMENTS = {
+    "rise_masks": "masks",
+    "cam_layer": "layer",
+}  # keys of earlier versions, and the arguments that they hold
 
 Row = Mapping[str, str | int | float]
 
@@ -38,7 +48,7 @@ class Rows(NamedTuple):
 
 
 class Estimate(NamedTuple):
-    """A mean over images and its standard error, both in percent."""
+    """A mean over images and its standard error, both in the unit of the measure (percent)."""
 
     value: float
     standard_error: float
@@ -49,16 +59,16 @@ class Summary:
     """Result of an evaluation.
 
     Attributes:
-        settings: All that the numbers depend on: those of the plan, backbone, weights, precision, only, versions,
-            and what the caller said (method, preset, list, checkpoint).
-        images: How many entered the metrics.
+        settings: All that the numbers depend on: ``method`` and its ``arguments``, ``checkpoint``, ``preset`` and
+            ``overrides``, list of images, classifier, metrics and their settings, precision, versions.
+        images: How many images entered the metrics.
         constant: How many of their maps were constant, and became all ones.
         invalid: How many of their maps held NaN or infinite values, and became all ones.
         labelled: How many images of the list have a label.
         accuracy: The classifier's own ``top1`` and ``top5`` accuracy on them, percent; empty without labels.
-        cost: Means per image of `COSTS`: passes of the explainer, and seconds; and, unless it is unknown, the ``work``
-            of an explanation in plain forward passes, see `tame.classifier.cost.work_of`.
-        metrics: Estimates by name, such as ``minmax/AD_100`` or ``rank/IC_15``.
+        cost: Means per image of `COSTS`, and, where it is known, ``work``: the multiply-adds of an explanation
+            relative to one forward pass, see `tame.classifier.cost.relative_cost`.
+        metrics: Estimates by name of the measure, such as ``minmax/AD_100`` or ``rank/IC_15``.
     """
 
     settings: dict[str, Any]
@@ -69,6 +79,10 @@ class Summary:
     accuracy: dict[str, float]
     cost: dict[str, float]
     metrics: dict[str, Estimate]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the summary as plain values."""
+        return asdict(self) | {"metrics": {name: estimate._asdict() for name, estimate in self.metrics.items()}}
 
 
 class Run(NamedTuple):
@@ -84,7 +98,7 @@ class Run(NamedTuple):
 
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, floats to their last digit; the file appears whole or not at all."""
+    """Write rows as CSV, floats to their last digit; the file is written atomically."""
     with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
@@ -94,7 +108,7 @@ def write_rows(path: Path, rows: Sequence[Row]) -> None:
 def join_rows(parts: Iterable[Path], path: Path) -> None:
     """Join CSV files of the same columns into one, in the order of the list, every cell as it was written.
 
-    An image that two parts hold counts once.
+    An image that occurs in two parts counts once.
     """
     found: dict[int, dict[str, str]] = {}
     for part in parts:
@@ -107,7 +121,7 @@ def read_rows(path: Path) -> Rows:
     """Read the rows of a run.
 
     Raises:
-        InputError: If they are not there, or are no rows of an evaluation.
+        InputError: If the file does not exist, or holds no rows of an evaluation.
     """
     if not path.is_file():
         raise InputError(f"expected the rows of an evaluation, got no file {path}")
@@ -128,7 +142,7 @@ def _number(cell: str) -> float:
 
 
 def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -> Summary:
-    """Compute the summary of a run with these settings and this work, see `tame.metrics.measures`.
+    """Compute the summary of a run with these settings, see `tame.metrics.measures_of`, and this relative cost.
 
     Raises:
         InputError: If no image counts.
@@ -137,7 +151,7 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
     if not rows.files:
         raise InputError(f"expected at least one image that counts, got none of {len(every['p'])}")
     known = ~np.isnan(every["label"])
-    values = {measure.name: measure.values(rows.columns) for measure in measures(settings)}
+    values = {measure.name: measure.values(rows.columns) for measure in measures_of(settings)}
     return Summary(
         settings=settings,
         images=len(rows.files),
@@ -153,7 +167,7 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
 
 
 def counted(rows: Rows) -> Rows:
-    """Return the rows that enter the metrics: all, or those of the images that ``only`` asks for."""
+    """Return the rows that enter the metrics: all, or those of correctly classified images (``only``)."""
     chosen = rows.columns["counted"] == 1
     if chosen.all():
         return rows
@@ -162,16 +176,15 @@ def counted(rows: Rows) -> Rows:
 
 
 def write_summary(path: Path, summary: Summary) -> None:
-    """Write a summary as JSON; the file appears whole or not at all."""
-    metrics = {name: estimate._asdict() for name, estimate in summary.metrics.items()}
-    write_json(path, asdict(summary) | {"metrics": metrics})
+    """Write a summary as JSON; the file is written atomically."""
+    write_json(path, summary.as_dict())
 
 
 def read_summary(path: Path) -> Summary:
-    """Read a summary that `write_summary` wrote.
+    """Read a summary that `write_summary` wrote, also one of an earlier version (see `upgraded`).
 
     Raises:
-        InputError: If it is not there, or is no summary of an evaluation.
+        InputError: If the file does not exist, or is no summary of an evaluation.
     """
     if not path.is_file():
         raise InputError(f"expected the summary of a finished evaluation, got no file {path}")
@@ -181,16 +194,63 @@ def read_summary(path: Path) -> Summary:
             name: Estimate(*(math.nan if value is None else value for value in estimate.values()))
             for name, estimate in content["metrics"].items()
         }
-        return Summary(**content | {"metrics": metrics})
-    except (KeyError, TypeError, ValueError) as error:
+        summary = Summary(**content | {"metrics": metrics})
+        return replace(summary, settings=upgraded(summary.settings))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:
         raise InputError(f"{path} is no summary of an evaluation: {error}") from error
 
 
-def read_run(folder: str | Path) -> Run:
+def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings of a run of any version with today's keys: a method's arguments stand under ``arguments``.
+
+    Example:
+        >>> upgraded({"method": "rise", "rise_masks": 20, "overrides": {"rise_masks": 20}})
+        {'method': 'rise', 'overrides': {'masks': 20}, 'arguments': {'masks': 20}}
+    """
+    arguments = {new: settings[old] for old, new in _OLD_ARGUMENTS.items() if old in settings}
+    if not arguments:
+        return dict(settings)
+    kept = {name: value for name, value in settings.items() if name not in _OLD_ARGUMENTS}
+    changes = {_OLD_ARGUMENTS.get(name, name): value for name, value in (kept.get("overrides") or {}).items()}
+    return kept | {"overrides": changes | arguments, "arguments": arguments}
+
+
+def open_run(folder: str | Path) -> Run:
     """Read a finished evaluation from its folder.
 
     Raises:
-        InputError: If the folder holds none.
+        InputError: If there is none in the folder.
     """
     folder = Path(folder)
     return Run(folder, read_summary(folder / SUMMARY), read_rows(folder / ROWS))
+
+
+def read_run(folder: str | Path) -> pd.DataFrame:
+    """Read a finished evaluation: a row per image.
+
+    Args:
+        folder: Folder of the evaluation.
+
+    Returns:
+        A DataFrame, indexed by position in the list, with the columns of ``rows.csv`` (``file``, ``target``, ``p``,
+        the confidence on every perturbed image, ...) and each image's value of every measure, such as
+        ``minmax/AD_50``. Its ``attrs["summary"]`` is the summary as a dict.
+
+    Raises:
+        InputError: If there is no finished evaluation in the folder.
+
+    Example:
+        >>> frame = read_run("evaluations/efficientnet_lite0/ttame")  # doctest: +SKIP
+        >>> frame["minmax/AD_50"].mean()  # doctest: +SKIP
+    """
+    import pandas as pd
+
+    run = open_run(folder)
+    columns: dict[str, Any] = {name: values for name, values in run.rows.columns.items() if name != "index"}
+    columns |= {measure.name: measure.values(columns) for measure in measures_of(run.summary.settings)}
+    index = pd.Index(run.rows.columns["index"].astype(int), name="index")
+    frame = pd.DataFrame({"file": run.rows.files, **columns}, index=index)
+    whole = {name: "Int64" for name in run.rows.columns if name in _FLAGS or name.endswith(kept_column(""))}
+    frame = frame.astype(whole)
+    frame.attrs["summary"] = run.summary.as_dict()
+    return frame

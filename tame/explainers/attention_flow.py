@@ -1,4 +1,4 @@
-"""Generic attention explainability: gradients times attention, followed through the blocks."""
+"""Generic attention explainability: gradients times attention, propagated through the blocks."""
 
 from __future__ import annotations
 
@@ -13,19 +13,19 @@ from tame.explainers.registry import EXPLAINERS, Method
 
 
 class GenericAttention(CheckedExplainer):
-    """Generic attention explainability, for an encoder of self-attention: how much of each patch reaches the class.
+    """Generic attention explainability for self-attention encoders: how much of each patch reaches the class token.
 
     ``A'_l = mean_heads ReLU(d logit_t / dA_l * A_l)``; from ``R = I``, ``R = R + A'_l R`` block after block, and
     the map is the row of the class token, with A_l the attention of block l after the softmax and t the target.
-    Maps (B, gh, gw) are not negative. It is `TransformerLRP` with the attention in the place of its relevance.
+    Maps (B, gh, gw) are not negative. It is `TransformerLRP` with the attention instead of its relevance.
 
-    Costs a forward and a backward pass, in the classifier's own precision, also under autocast.
+    Costs one forward and one backward pass, in the classifier's own precision, also under autocast.
 
     Args:
         classifier: The classifier to explain, a transformer with a class token.
 
     Raises:
-        InputError: If the classifier is no such transformer.
+        InputError: If the classifier is not such a transformer.
 
     Source: Chefer et al., "Generic Attention-model Explainability for Interpreting Bi-Modal and Encoder-Decoder
     Transformers", ICCV 2021, Eq. 5 and 6.
@@ -60,7 +60,7 @@ class GenericAttention(CheckedExplainer):
 EXPLAINERS.register("chefer_generic")(
     Method(
         title="Generic attention",
-        summary="gradients times attention, followed through the blocks",
+        summary="gradients times attention, propagated through the blocks",
         cost="1 forward, 1 backward",
         build=GenericAttention,
         paper="Chefer et al., ICCV 2021",

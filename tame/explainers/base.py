@@ -14,19 +14,19 @@ from tame.utils.checks import check_images, check_maps, check_targets
 
 
 class CheckedExplainer(ABC):
-    """An explainer whose inputs and maps are checked, so that methods only implement `explain`.
+    """Base class of explainers: checks inputs and maps, so that methods only implement `explain`.
 
-    Every method leaves no trace: hooks, modes, ``requires_grad`` and gradients are as before, also after an
-    exception. Explaining a batch gives the maps of its images explained one by one.
+    Every method leaves the classifier as it was, also after an exception: hooks, modes, ``requires_grad`` and
+    gradients. The maps of a batch are those of its images explained one by one.
 
     Args:
         classifier: The classifier to explain.
     """
 
     method: str | None = None
-    """Name that it was built by, see `tame.build_explainer`."""
+    """Name that `tame.build_explainer` built it by; None for a function or an explainer that was built directly."""
     arguments: Mapping[str, Any] = MappingProxyType({})
-    """Arguments that it was built with."""
+    """Arguments that `tame.build_explainer` built it with."""
 
     def __init__(self, classifier: FrozenClassifier) -> None:
         self.classifier = classifier
@@ -35,10 +35,10 @@ class CheckedExplainer(ABC):
         """Explain ``targets`` (B,) on ``images`` (B, C, H, W) in [0, 1].
 
         Returns:
-            Maps (B, h, w), unscaled, without a graph.
+            Maps (B, h, w), unscaled and without an autograd graph.
 
         Raises:
-            InputError: For images or targets of another shape, type or range.
+            InputError: For images or targets of a wrong shape, type or range.
         """
         spec = self.classifier.spec
         check_images(images, spec.preprocessing.channels)

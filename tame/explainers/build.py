@@ -2,33 +2,38 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from torch import Tensor, nn
+from torch import nn
 
 from tame.checkpoints.classifier import as_classifier
 from tame.classifier import FrozenClassifier
 from tame.explainers.base import CheckedExplainer
-from tame.explainers.registry import EXPLAINERS, Method, check_arguments
-from tame.explainers.user_code import UserExplainer, load_function
+from tame.explainers.learned import classifier_for
+from tame.explainers.registry import EXPLAINERS, Method, check_arguments, check_names
+from tame.explainers.user_code import ExplainFunction, UserExplainer, load_function
 from tame.utils.checks import InputError
 
-_EXTERNAL = {"grad-cam": "tame.explainers.external.grad_cam", "captum": "tame.explainers.external.captum"}
+EXTERNAL = {"grad-cam": "tame.explainers.external.grad_cam", "captum": "tame.explainers.external.captum"}
 """Libraries whose methods are written LIBRARY:NAME, and the modules that adapt them."""
 
 
 class MethodName(NamedTuple):
-    """A method as it is written: ``NAME``, ``NAME@CHECKPOINT``, ``LIBRARY:NAME`` or ``package.module:function``."""
+    """A method as the user writes it: ``NAME``, ``NAME@CHECKPOINT``, ``LIBRARY:NAME`` or ``package.module:function``.
+
+    Attributes:
+        name: The method without its checkpoint.
+        checkpoint: Folder or file of a trained attention mechanism.
+    """
 
     name: str
     checkpoint: str | None
 
     @classmethod
     def of(cls, text: str) -> MethodName:
-        """Read a method as it is written.
+        """Split a method's text.
 
         Example:
             >>> MethodName.of("ttame@runs/mine")
@@ -39,13 +44,13 @@ class MethodName(NamedTuple):
 
     @property
     def external(self) -> str | None:
-        """The library that it is a method of, None for one of ours or of the user's own code."""
+        """The external library that provides it; None for registered methods and the user's own code."""
         library, colon, _ = self.name.partition(":")
-        return library if colon and library in _EXTERNAL else None
+        return library if colon and library in EXTERNAL else None
 
     @property
     def registered(self) -> Method | None:
-        """What is known of a method of ours; None for those of libraries and of the user's own code.
+        """Its entry in `EXPLAINERS`; None for methods of external libraries and the user's own code.
 
         Raises:
             InputError: For an unknown name.
@@ -54,29 +59,29 @@ class MethodName(NamedTuple):
 
     @property
     def learned(self) -> bool:
-        """Whether it explains by a trained attention mechanism."""
+        """Whether it needs a trained attention mechanism."""
         return (method := self.registered) is not None and method.learned
 
     @property
     def title(self) -> str:
-        """Its name in the field: that of the registry, else as it is written."""
+        """Its name in the field; for external libraries and the user's own code, the part after the colon."""
         known = ":" not in self.name and self.name in EXPLAINERS
         return EXPLAINERS.get(self.name).title if known else self.name.partition(":")[2] or self.name
 
 
 def build_explainer(
     classifier: FrozenClassifier | nn.Module | str | Path,
-    method: str | Callable[[Tensor, Tensor], Tensor] = "ttame",
+    method: str | ExplainFunction = "ttame",
     **arguments: Any,
 ) -> CheckedExplainer:
     """Build an explanation method for a classifier.
 
     Args:
         classifier: A frozen classifier, a trained network, or a name of `tame list backbones`.
-        method: A name of `tame list methods` (``ttame@FOLDER`` names a checkpoint), ``grad-cam:NAME`` or
-            ``captum:NAME`` of these libraries, ``package.module:function``, or a function of images (B, C, H, W) in
+        method: A name of `tame list methods` (``ttame@FOLDER`` names a checkpoint), a method of an external library
+            (``grad-cam:NAME``, ``captum:NAME``), ``package.module:function``, or a function of images (B, C, H, W) in
             [0, 1] and targets (B,) that returns maps (B, h, w).
-        arguments: The method's own, such as ``masks=500`` of RISE, see `tame list methods`.
+        arguments: Arguments of the method, such as ``masks=500`` of RISE; see `tame list methods`.
 
     Returns:
         The explainer: images (B, C, H, W) in [0, 1] and targets (B,) -> unscaled maps (B, h, w).
@@ -91,27 +96,32 @@ def build_explainer(
         >>> explainer(torch.rand(1, 3, 224, 224), torch.tensor([281])).shape
         torch.Size([1, 224, 224])
     """
-    classifier = as_classifier(classifier)
     if not isinstance(method, str):
-        if arguments:
-            raise InputError(f"a function takes no arguments of a method, got {', '.join(sorted(arguments))}")
-        return UserExplainer(classifier, method)
+        if not callable(method):
+            raise InputError(
+                f"expected a method (a name, or a function of images and targets), got {type(method).__name__}"
+            )
+        check_names("a method that is a function", (), arguments)
+        return UserExplainer(as_classifier(classifier), method)
     asked = MethodName.of(method)
     if asked.checkpoint:
-        arguments = {"checkpoint": asked.checkpoint} | arguments
+        arguments = arguments | {"checkpoint": asked.checkpoint}
     explainer = _build(asked, classifier, arguments)
-    explainer.method, explainer.arguments = asked.name, arguments
+    explainer.method = explainer.method or asked.name
+    explainer.arguments = {**arguments, **explainer.arguments}
     return explainer
 
 
-def _build(asked: MethodName, classifier: FrozenClassifier, arguments: dict[str, Any]) -> CheckedExplainer:
+def _build(
+    asked: MethodName, classifier: FrozenClassifier | nn.Module | str | Path, arguments: dict[str, Any]
+) -> CheckedExplainer:
     if asked.external:
-        library = import_module(_EXTERNAL[asked.external])
-        external: CheckedExplainer = library.build(classifier, asked.name.partition(":")[2], **arguments)
+        library = import_module(EXTERNAL[asked.external])
+        external: CheckedExplainer = library.build(as_classifier(classifier), asked.name.partition(":")[2], **arguments)
         return external
     if (known := asked.registered) is None:
-        if arguments:
-            raise InputError(f"{asked.name} is called as it is, got {', '.join(sorted(arguments))}")
-        return UserExplainer(classifier, load_function(asked.name, classifier))
-    check_arguments(asked.name, known, set(arguments))
-    return known.build(classifier, **arguments)
+        check_names(asked.name, (), arguments)
+        frozen = as_classifier(classifier)
+        return UserExplainer(frozen, load_function(asked.name, frozen))
+    check_arguments(asked.name, known, arguments)
+    return known.build(classifier_for(classifier, arguments.get("checkpoint")), **arguments)

@@ -10,6 +10,7 @@ from torch import Tensor
 from tame.classifier import FrozenClassifier
 from tame.classifier.extractor import hooked_outputs
 from tame.classifier.gradients import as_map, graph_from
+from tame.classifier.target_logits import target_logits
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import EXPLAINERS, Method
 from tame.utils.checks import InputError
@@ -20,61 +21,59 @@ def activations_and_gradients(
 ) -> tuple[Tensor, Tensor]:
     """Return a layer's output A and ``d logit_t / dA``, for a batch in one forward and one backward pass.
 
-    Works under `torch.no_grad` and `torch.inference_mode`; no parameter needs a gradient.
+    Works under `torch.no_grad` and `torch.inference_mode`, and with frozen parameters.
 
     Args:
         classifier: The classifier.
-        layer: Name of a module; the output of its last call is meant.
+        layer: Module name; the output of its last call is used.
         images: (B, C, H, W) in [0, 1].
         targets: Class t of each image, (B,).
 
     Returns:
-        A and its gradient as the layer gives them, tokens or maps in any layout, float32.
+        A and its gradient in the layout of the layer's output (tokens or maps), float32.
     """
     with torch.inference_mode(False), torch.enable_grad():
         leaf, logits = graph_from(classifier, layer, images)
-        # images do not influence one another, so the gradient of the sum holds each image's own gradient
-        chosen = targets.clone().unsqueeze(1)  # an inference tensor cannot be part of a graph
-        total = logits.gather(1, chosen).sum()
-        (gradient,) = torch.autograd.grad(total, leaf)
+        (gradient,) = torch.autograd.grad(target_logits(logits, targets).sum(), leaf)
     return leaf.detach().float(), gradient.float()
 
 
 class LayerExplainer(CheckedExplainer):
-    """An explainer of what one layer gives.
+    """Base class of methods that explain the output of one target layer.
 
     Tokens become maps by the classifier's token layout; prefix tokens are dropped.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
-        InputError: If the layer does not exist or gives no feature map.
+        InputError: If the layer does not exist or does not return a feature map.
     """
 
     def __init__(self, classifier: FrozenClassifier, layer: str | None = None) -> None:
         super().__init__(classifier)
-        chosen = cam_layer_of(classifier, layer)
-        (self.layer,) = classifier.with_layers((chosen,)).layers  # checks the layer and resolves aliases
+        self.layer = cam_layer_of(classifier, layer)
 
 
 class GradientCAM(LayerExplainer):
-    """A map of a layer's channels A and their gradients G: one forward pass, one backward pass to the layer.
+    """A map computed from a layer's channels A and their gradients G.
 
-    Maps are ``ReLU(combine(A, G))``: not negative, and constant where all zero (no positive evidence).
+    ``map = ReLU(combine(A, G))``: not negative, and zero everywhere without positive evidence.
+
+    Costs one forward pass and one backward pass to the layer.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
-        InputError: If the layer does not exist, gives no feature map, or its positions do not reach the logits.
+        InputError: If the layer does not exist, is no feature map, or its positions do not reach the logits.
     """
 
     def __init__(self, classifier: FrozenClassifier, layer: str | None = None) -> None:
         super().__init__(classifier, layer)
-        self._check_positions()
+        check_positions(classifier, self.layer)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -86,18 +85,23 @@ class GradientCAM(LayerExplainer):
     def combine(self, activations: Tensor, gradients: Tensor) -> Tensor:
         """Return maps (B, h, w) before the ReLU, from A and ``G = d logit_t / dA``, each (B, C, h, w)."""
 
-    def _check_positions(self) -> None:
-        """Find out now, on a random input, whether patch tokens still reach the logits."""
-        shape = (1, *self.classifier.spec.preprocessing.shape)
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(self.classifier.mean.device)
-        targets = torch.zeros(1, dtype=torch.int64, device=images.device)
-        _, gradients = activations_and_gradients(self.classifier, self.layer, images, targets)
-        untrained = not gradients.any()  # an untrained head hides what reaches it
-        if not untrained and not as_map(self.classifier, gradients).any():
-            raise InputError(
-                f"expected a layer whose patches reach the logits of {self.classifier.spec.name}, "
-                f"got {self.layer!r}, where only the class token does; name an earlier layer"
-            )
+
+def check_positions(classifier: FrozenClassifier, layer: str) -> None:
+    """Check on a random image that the logits depend on the positions of a layer, not only on its class token.
+
+    Raises:
+        InputError: If they do not.
+    """
+    shape = (1, *classifier.spec.preprocessing.shape)
+    images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean.device)
+    targets = torch.zeros(1, dtype=torch.int64, device=images.device)
+    _, gradients = activations_and_gradients(classifier, layer, images, targets)
+    untrained = not gradients.any()  # a head of zeros: nothing can be said of the layer
+    if not untrained and not as_map(classifier, gradients).any():
+        raise InputError(
+            f"expected a layer whose patches reach the logits of {classifier.spec.name}, "
+            f"got {layer!r}, where only the class token does; name an earlier layer"
+        )
 
 
 class GradCAM(GradientCAM):
@@ -105,14 +109,14 @@ class GradCAM(GradientCAM):
 
     ``w_c = mean_hw(d logit_t / dA_c)``, ``map = ReLU(sum_c w_c A_c)``, with A_c the channels of the layer's
     output (h, w) and t the target. Tokens become maps by the classifier's token layout; prefix tokens are
-    dropped. Maps are not negative; one that is all zero (no positive evidence) is constant.
+    dropped. Maps are not negative, and zero everywhere without positive evidence.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
 
     Raises:
-        InputError: If the layer does not exist, gives no feature map, or its positions do not reach the logits.
+        InputError: If the layer does not exist, is no feature map, or its positions do not reach the logits.
 
     Source: Selvaraju et al., "Grad-CAM", ICCV 2017, Eq. 1 and 2.
 
@@ -132,7 +136,7 @@ class GradCAM(GradientCAM):
 
 
 class GradCAMPlusPlus(GradientCAM):
-    """Grad-CAM++: the channels of a layer, weighted by their positive gradients, few strong ones counting as much.
+    """Grad-CAM++: the channels of a layer, weighted by their positive gradients so that small regions count too.
 
     ``w_c = sum_hw(alpha * ReLU(G))``, ``alpha = G^2 / (2 G^2 + G^3 sum_hw(A_c) + 1e-6)``,
     ``map = ReLU(sum_c w_c A_c)``. With the score exp(logit) of the paper its second and third derivatives are
@@ -152,7 +156,7 @@ class GradCAMPlusPlus(GradientCAM):
 class LayerCAM(GradientCAM):
     """LayerCAM: every position of a layer, weighted by its own positive gradient.
 
-    ``map = ReLU(sum_c ReLU(G_c) * A_c)``, elementwise, so that shallow layers too give maps in detail.
+    ``map = ReLU(sum_c ReLU(G_c) * A_c)``, elementwise, so that maps of shallow layers are detailed.
 
     Source: Jiang et al., "LayerCAM", IEEE Transactions on Image Processing 2021.
     """
@@ -165,8 +169,8 @@ class LayerCAM(GradientCAM):
 class XGradCAM(GradientCAM):
     """XGrad-CAM: the channels of a layer, weighted by their gradient averaged where they are active.
 
-    ``w_c = sum_hw(G_c * A_c) / (sum_hw(A_c) + 1e-7)``, ``map = ReLU(sum_c w_c A_c)``. Meant for activations that
-    are not negative; where those of a channel cancel out, its weight is as large as the library's.
+    ``w_c = sum_hw(G_c * A_c) / (sum_hw(A_c) + 1e-7)``, ``map = ReLU(sum_c w_c A_c)``. It is meant for activations
+    that are not negative: where those of a channel cancel out, its weight is very large, as in the library `grad-cam`.
 
     Source: Fu et al., "Axiom-based Grad-CAM", BMVC 2020.
     """
@@ -178,22 +182,24 @@ class XGradCAM(GradientCAM):
 
 
 class EigenCAM(LayerExplainer):
-    """Eigen-CAM: the first principal component of a layer's channels. One forward pass, the same for every target.
+    """Eigen-CAM: the first principal component of a layer's channels, the same for every target.
 
-    ``M = A - mean_hw(A)`` as a matrix (hw, C), v its first right singular vector, ``map = ReLU(M v)``. A singular
-    vector has no sign of its own (the library takes what LAPACK gives): here the map is the one that correlates
-    positively with the mean activation over channels. The paper does not centre A; the library does.
+    ``M = A - mean_hw(A)`` as a matrix (hw, C), v its first right singular vector, ``map = ReLU(M v)``. The sign of a
+    singular vector is arbitrary (the library `grad-cam` keeps the one that LAPACK returns): here it is chosen so that
+    the map correlates positively with the mean activation over channels. The paper does not centre A; the library does.
+
+    Costs one forward pass.
 
     Source: Muhammad and Yeasin, "Eigen-CAM", IJCNN 2020.
     """
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the maps (B, h, w) of ``images`` (B, C, H, W); ``targets`` do not matter."""
+        """Return the maps (B, h, w) of ``images`` (B, C, H, W), whatever the ``targets``."""
         return self.project(layer_output(self.classifier, self.layer, images)).relu()
 
     @staticmethod
     def project(activations: Tensor) -> Tensor:
-        """Return ``M v`` (B, h, w) of A (B, C, h, w), its sign by the rule above.
+        """Return ``M v`` (B, h, w) of A (B, C, h, w), with the sign described above.
 
         Example:
             >>> EigenCAM.project(torch.tensor([[[[0.0, 3.0]], [[0.0, 4.0]]]]))
@@ -213,15 +219,21 @@ def weighted_sum(weights: Tensor, activations: Tensor) -> Tensor:
 
 
 def layer_output(classifier: FrozenClassifier, layer: str, images: Tensor) -> Tensor:
-    """Return a layer's output as maps (B, C, h, w), float32, without a graph: one forward pass."""
+    """Return a layer's output as maps (B, C, h, w), float32, without an autograd graph; one forward pass."""
     with torch.no_grad():
         (output,) = hooked_outputs(classifier.module, (layer,), classifier.normalise(images))
     return as_map(classifier, output, images.shape[2:]).float()
 
 
 def cam_layer_of(classifier: FrozenClassifier, layer: str | None) -> str:
-    """Return the asked layer, otherwise the CAM layer of the spec, otherwise the last feature layer."""
-    return layer or classifier.spec.cam_layer or classifier.layers[-1]
+    """Return the module name of a layer; default: the CAM layer of the spec, otherwise the last feature layer.
+
+    Raises:
+        InputError: If the layer does not exist or does not return a feature map.
+    """
+    chosen = layer or classifier.spec.cam_layer or classifier.layers[-1]
+    (name,) = classifier.with_layers((chosen,)).layers  # checks the layer and resolves aliases
+    return name
 
 
 for _name, _title, _build, _summary, _cost, _paper in (
@@ -261,7 +273,7 @@ for _name, _title, _build, _summary, _cost, _paper in (
         "eigencam",
         "Eigen-CAM",
         EigenCAM,
-        "first principal component of the channels, whatever the class",
+        "first principal component of the channels, the same for every class",
         "1 forward",
         "Muhammad and Yeasin, IJCNN 2020",
     ),

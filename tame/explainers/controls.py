@@ -1,4 +1,4 @@
-"""Controls: maps that know nothing of the classifier. A method must beat them."""
+"""Controls: maps computed without the classifier. A useful method must beat them."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import EXPLAINERS, Method
 
 GRID = 7
-"""Cells per side of the `random` map: about the resolution of a CAM, so that its blobs are as large."""
+"""Cells per side of the `random` map: about the resolution of a CAM, so that its regions are as large."""
 
 
 class Control(CheckedExplainer):
     """A map computed from the images alone.
 
     Args:
-        classifier: Names the shape of images and the classes, for the checks; never asked.
-        draw: Maps (B, h, w) of images (B, C, H, W).
+        classifier: Used only to check images and targets.
+        draw: Function of images (B, C, H, W) that returns maps (B, h, w).
     """
 
     def __init__(self, classifier: FrozenClassifier, draw: Callable[[Tensor], Tensor]) -> None:
@@ -29,15 +29,15 @@ class Control(CheckedExplainer):
         self.draw = draw
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Draw the maps; ``targets`` do not matter."""
+        """Return the maps, whatever the ``targets``."""
         return self.draw(images)
 
 
 def centre_maps(images: Tensor) -> Tensor:
-    """Gaussian in the middle of the image, sigma a quarter of the side, at full resolution.
+    """Return a Gaussian in the middle of the image, with sigma a quarter of the side, at full resolution.
 
-    ``exp(-(y^2 + x^2) / 2)`` with y and x the distances from the middle in units of H / 4 and W / 4. Photographs
-    show their subject in the middle: many published methods do not beat this map.
+    ``exp(-(y^2 + x^2) / 2)`` with y and x the distances from the middle in units of H / 4 and W / 4. Images often
+    show their subject in the middle, so that many published methods do not beat this map.
 
     Args:
         images: (B, C, H, W).
@@ -59,16 +59,15 @@ def centre_maps(images: Tensor) -> Tensor:
 
 
 def all_ones_maps(images: Tensor) -> Tensor:
-    """Ones everywhere: the image stays as it is, so AD and IC are 0. Returns (B, H, W)."""
+    """Return ones, (B, H, W): the image stays unmasked, so that AD and IC are 0."""
     batch, _, height, width = images.shape
     return torch.ones(batch, height, width, device=images.device)
 
 
 def fake_cam_maps(images: Tensor) -> Tensor:
-    """Ones but for the top left pixel: good AD, no explanation. Returns (B, H, W).
+    """Return ones except for the top left pixel, (B, H, W): a good AD without any explanation.
 
-    Source: Poppi et al., "Revisiting the Evaluation of Class Activation Mapping", CVPR-W 2021; Opti-CAM repeats
-    the warning.
+    Source: Poppi et al., "Revisiting the Evaluation of Class Activation Mapping", CVPR-W 2021.
     """
     maps = all_ones_maps(images)
     maps[:, 0, 0] = 0
@@ -76,9 +75,9 @@ def fake_cam_maps(images: Tensor) -> Tensor:
 
 
 def random_maps(images: Tensor) -> Tensor:
-    """Uniform noise on a `GRID` x `GRID` grid, seeded by the image's own bytes.
+    """Return uniform noise on a `GRID` x `GRID` grid, seeded by the image's values.
 
-    The same image gets the same map whatever its place in a batch, the process, the device or the run.
+    An image gets the same map in every batch, process and run and on every device.
 
     Args:
         images: (B, C, H, W) in [0, 1].
@@ -88,13 +87,17 @@ def random_maps(images: Tensor) -> Tensor:
     """
 
     def draw(image: Tensor) -> Tensor:
-        digest = hashlib.sha256(image.detach().to("cpu", torch.float32).numpy().tobytes()).digest()
-        generator = torch.Generator().manual_seed(int.from_bytes(digest[:8], "little", signed=True))
-        return torch.rand(GRID, GRID, generator=generator)
+        return torch.rand(GRID, GRID, generator=torch.Generator().manual_seed(seed_of(image)))
 
     if not len(images):
         return torch.empty(0, GRID, GRID, device=images.device)
     return torch.stack([draw(image) for image in images]).to(images.device)
+
+
+def seed_of(image: Tensor) -> int:
+    """Return a seed computed from an image's values, the same in every batch, process and run and on every device."""
+    digest = hashlib.sha256(image.detach().to("cpu", torch.float32).numpy().tobytes()).digest()
+    return int.from_bytes(digest[:8], "little", signed=True)
 
 
 def _factory(draw: Callable[[Tensor], Tensor]) -> Callable[[FrozenClassifier], Control]:
@@ -105,9 +108,9 @@ def _factory(draw: Callable[[Tensor], Tensor]) -> Callable[[FrozenClassifier], C
 
 
 for _name, _title, _summary, _draw in (
-    ("all_ones", "All ones", "control: the image stays as it is", all_ones_maps),
+    ("all_ones", "All ones", "control: the image stays unmasked", all_ones_maps),
     ("centre", "Centre", "control: a Gaussian in the middle of the image", centre_maps),
-    ("fake_cam", "Fake-CAM", "control: all ones but for one pixel (Poppi et al., CVPR-W 2021)", fake_cam_maps),
+    ("fake_cam", "Fake-CAM", "control: ones except for one pixel (Poppi et al., CVPR-W 2021)", fake_cam_maps),
     ("random", "Random", "control: uniform noise on a coarse grid", random_maps),
 ):
     EXPLAINERS.register(_name)(

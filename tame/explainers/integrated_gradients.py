@@ -1,4 +1,4 @@
-"""Integrated gradients: gradients along the way from a featureless image to the explained one."""
+"""Integrated gradients: gradients along the straight path from the mean colour to the image."""
 
 from __future__ import annotations
 
@@ -6,34 +6,35 @@ import torch
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
+from tame.classifier.target_logits import target_logits
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import EXPLAINERS, Method
 from tame.utils.checks import InputError
 
 
 class IntegratedGradients(CheckedExplainer):
-    """Integrated gradients: what each pixel adds to the logit on the way from the mean colour to the image.
+    """Integrated gradients: what each pixel adds to the logit along the path from the mean colour to the image.
 
     ``map = ReLU(sum_c (x_c - x'_c) / n * sum_k d logit_t(x' + a_k (x - x')) / dx_c)``, x the image, t the target,
     ``a_k = (k + 1/2) / n``, k = 0 ... n - 1 (the midpoint rule). The baseline x' is the classifier's mean colour,
-    which is zero after normalisation. The sum over channels is signed; negative evidence is cut off after it
-    unless ``signed``. A signed map sums up to ``logit_t(x) - logit_t(x')``, as exactly as n steps integrate:
-    transformers are steep around a grey image, and 32 steps can miss a quarter of it. Maps have the size of the
-    image, (B, H, W), and are noisy.
+    which is zero after normalisation. The sum over channels is signed; the ReLU after it is left out with ``signed``.
+    A signed map sums to ``logit_t(x) - logit_t(x')`` up to the error of n steps: transformers have steep gradients
+    around a uniform image, and 32 steps can miss a quarter of the sum. Maps have the size of the image, (B, H, W), and
+    are noisy.
 
     Costs n forward and n backward passes per image.
 
     Args:
         classifier: The classifier to explain.
         steps: Number n of steps.
-        signed: Keep negative evidence.
-        batch_size: Images per forward pass, over images and steps; a larger batch of images goes as it is.
+        signed: Keep negative evidence (no ReLU).
+        batch_size: Images per forward pass, counted over images and steps; a larger batch of images is not split.
 
     Raises:
-        InputError: For fewer than one step or image per pass.
+        InputError: For less than one step or one image per pass.
 
-    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, Eq. 1, the integral by
-    midpoints (Eq. 3 takes right ends).
+    Source: Sundararajan et al., "Axiomatic Attribution for Deep Networks", ICML 2017, Eq. 1, with the midpoint rule
+    (Eq. 3 is a right Riemann sum).
 
     Example:
         >>> from torch import nn
@@ -68,9 +69,8 @@ class IntegratedGradients(CheckedExplainer):
     def _gradients(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return ``d logit_t / dx`` (B, C, H, W) of each image."""
         with torch.inference_mode(False), torch.enable_grad():
-            leaf = images.detach().clone().requires_grad_()  # an inference tensor cannot be part of a graph
-            # images do not influence one another, so the gradient of the sum holds each image's own gradient
-            total = self.classifier.logits(leaf).gather(1, targets.clone().unsqueeze(1)).sum()
+            leaf = images.detach().clone().requires_grad_()  # an inference tensor cannot enter a graph
+            total = target_logits(self.classifier.logits(leaf), targets).sum()
             (gradient,) = torch.autograd.grad(total, leaf)
         return gradient
 
@@ -78,7 +78,7 @@ class IntegratedGradients(CheckedExplainer):
 EXPLAINERS.register("integrated_gradients")(
     Method(
         title="Integrated gradients",
-        summary="gradients along the way from the mean colour to the image",
+        summary="gradients along the path from the mean colour to the image",
         cost="32 forward, 32 backward",
         build=IntegratedGradients,
         paper="Sundararajan et al., ICML 2017",

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from tame.attention import LCAM_FORMS
 from tame.attention.model import ExplainedClassifier
-from tame.checkpoints.classifier import as_classifier, checkpoint_spec
+from tame.checkpoints.classifier import as_classifier, checkpoint_spec, load_classifier
 from tame.checkpoints.native import load_attention, read_metadata, shipped_checkpoint
 from tame.classifier import FrozenClassifier
 from tame.explainers.base import CheckedExplainer
@@ -18,7 +18,7 @@ from tame.utils.checks import InputError
 
 
 class LearnedExplainer(CheckedExplainer):
-    """The class maps of a trained attention mechanism.
+    """The class maps of a trained attention mechanism, in one forward pass.
 
     Args:
         model: Frozen classifier and attention mechanism.
@@ -37,7 +37,10 @@ class LearnedExplainer(CheckedExplainer):
 
 
 def method_of(attention: str) -> str:
-    """Return the method that explains by an attention mechanism, by its registered name.
+    """Return the name of the method that uses an attention mechanism.
+
+    Args:
+        attention: Name of the attention mechanism, see `tame list attention`.
 
     Example:
         >>> method_of("ttame-sigmoid"), method_of("lcam-img-a")
@@ -55,36 +58,53 @@ def load_explainer(
 ) -> LearnedExplainer:
     """Load the trained attention mechanism of a checkpoint, T-TAME or L-CAM, as an explainer.
 
-    A classifier whose feature layers the user did not name is read at the layers of the checkpoint; parameters are
-    shared.
+    Unless the user named the classifier's feature layers, the classifier is read at the layers of the checkpoint;
+    its parameters are shared.
 
     Args:
-        classifier: The classifier that it was trained through: frozen, a network, or a name.
-        checkpoint: Folder or file; default: the T-TAME explainer that is shipped for the backbone.
-        method: Refuse checkpoints of another method than this one.
+        classifier: The classifier that the mechanism was trained for: frozen, a network, or a name of
+            `tame list backbones`.
+        checkpoint: Folder or file of the checkpoint; default: the T-TAME explainer that is shipped for the backbone.
+        method: Method that the checkpoint must be of (ttame, lcam_img, lcam_fm); default: any.
 
     Raises:
-        InputError: For no such checkpoint, or one of another method, backbone, weights, layers or classes.
+        InputError: If there is no such checkpoint, or it is of another method, backbone, weights, layers or classes.
 
     Example:
         >>> explainer = load_explainer("efficientnet_lite0")
         >>> explainer(torch.rand(1, 3, 224, 224), torch.tensor([281])).shape
         torch.Size([1, 28, 28])
     """
-    classifier = as_classifier(classifier)
+    classifier = classifier_for(classifier, checkpoint)
     path = checkpoint or shipped_checkpoint(classifier.spec.name)
     if not path:
         raise InputError(_none_shipped(classifier.spec.name, method))
     kind = read_metadata(path)["attention"]
     if method and (right := method_of(kind)) != method:
-        raise InputError(f"{path} holds an attention mechanism {kind}: use --method {right}, not {method}")
+        raise InputError(f"{path} holds an attention mechanism {kind}: use the method {right}, not {method}")
     classifier = _at_layers_of(path, classifier)
     attention = load_attention(path, classifier).to(classifier.mean.device)
-    return LearnedExplainer(ExplainedClassifier(classifier, attention))
+    explainer = LearnedExplainer(ExplainedClassifier(classifier, attention))
+    explainer.method, explainer.arguments = method_of(kind), {"checkpoint": str(path)}
+    return explainer
+
+
+def classifier_for(
+    classifier: FrozenClassifier | nn.Module | str | Path, checkpoint: str | Path | None
+) -> FrozenClassifier:
+    """Return a classifier; one that is loaded by name takes the weights that its checkpoint brings along.
+
+    Args:
+        classifier: What `as_classifier` takes.
+        checkpoint: Of the attention mechanism, None without one.
+    """
+    if checkpoint and isinstance(classifier, str | Path):
+        return load_classifier(classifier, checkpoint=checkpoint)
+    return as_classifier(classifier)
 
 
 def _at_layers_of(path: str | Path, classifier: FrozenClassifier) -> FrozenClassifier:
-    """Return the classifier with the layers, and the gate of its tokens, of a checkpoint."""
+    """Return the classifier with the feature layers, and the gate of its token layout, of a checkpoint."""
     if classifier.layers_named:
         return classifier
     spec, layers = checkpoint_spec(path, classifier.spec)
@@ -97,14 +117,13 @@ def _at_layers_of(path: str | Path, classifier: FrozenClassifier) -> FrozenClass
 
 
 def _none_shipped(backbone: str, method: str | None) -> str:
-    if method in (None, "ttame"):
-        return (
-            f"no explainer for {backbone} comes with this package: train one with `tame train --backbone {backbone} "
-            "--data FOLDER --out RUN` (--epochs 0 only initialises it) and give it as --checkpoint RUN"
-        )
+    known = method in (None, "ttame")
+    what = "no explainer" if known else f"no checkpoint of {method}"
+    attention = "" if known else f"--attention {str(method).replace('_', '-')} "
+    hint = " (--epochs 0 only initialises it)" if known else ""
     return (
-        f"expected --checkpoint of an L-CAM of {backbone}, got none: train one with `tame train --backbone {backbone} "
-        f"--attention {str(method).replace('_', '-')} --data FOLDER --out RUN` and give it as --checkpoint RUN"
+        f"{what} for {backbone} comes with this package: train one with `tame train --backbone {backbone} "
+        f"{attention}--data FOLDER --out RUN`{hint} and give RUN as its checkpoint"
     )
 
 
@@ -121,7 +140,7 @@ def _lcam_fm(classifier: FrozenClassifier, checkpoint: str | Path | None = None)
 
 
 def _lcam(classifier: FrozenClassifier, checkpoint: str | Path | None, method: str) -> LearnedExplainer:
-    if not checkpoint:  # none is shipped
+    if not checkpoint:  # none comes with the package
         raise InputError(_none_shipped(classifier.spec.name, method))
     return load_explainer(classifier, checkpoint, method)
 

@@ -1,4 +1,4 @@
-"""Class activation maps from perturbed forward passes: one per channel of a layer, no gradient."""
+"""Class activation maps from perturbed forward passes, one per channel of a layer, without gradients."""
 
 from __future__ import annotations
 
@@ -10,7 +10,8 @@ from torch import Tensor
 
 from tame.classifier import FrozenClassifier
 from tame.classifier.gradients import as_map
-from tame.classifier.split import cut_at
+from tame.classifier.split import split_at
+from tame.classifier.target_logits import target_logits
 from tame.explainers.cams import LayerExplainer, layer_output, weighted_sum
 from tame.explainers.registry import EXPLAINERS, Method
 from tame.utils.checks import InputError
@@ -18,18 +19,17 @@ from tame.utils.devices import rows_per_pass
 
 
 class PerturbationCAM(LayerExplainer):
-    """The channels of a layer, weighted by what the classifier says when one of them is perturbed.
+    """The channels of a layer, weighted by the classifier's response when each of them is perturbed.
 
-    All pairs of an image and a channel are stacked into full batches; the maps do not depend on their size (up to
-    float32's rounding in the classifier).
+    All pairs of an image and a channel are stacked into full batches, whose size changes the maps by rounding only.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
-        batch_size: Rows per pass through the classifier; None for `rows_per_pass`.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        batch_size: Perturbed images per pass through the classifier; default: by the device, see `rows_per_pass`.
 
     Raises:
-        InputError: If the layer does not exist or gives no feature map, or for a batch size below 1.
+        InputError: If the layer does not exist or does not return a feature map, or for a batch size below 1.
     """
 
     def __init__(self, classifier: FrozenClassifier, layer: str | None = None, batch_size: int | None = None) -> None:
@@ -41,7 +41,7 @@ class PerturbationCAM(LayerExplainer):
         self.batch_size = batch_size
 
     def pairs(self, images: Tensor, channels: int) -> Iterator[tuple[Tensor, Tensor]]:
-        """Yield the indices of image and channel of each batch of rows, all channels of the first image first."""
+        """Yield the image and channel indices of each batch of rows: first all channels of the first image."""
         for rows in torch.arange(len(images) * channels, device=images.device).split(self.batch_size):
             yield rows // channels, rows % channels
 
@@ -50,12 +50,13 @@ class ScoreCAM(PerturbationCAM):
     """Score-CAM: the channels of a layer, weighted by the target's score on the image masked with each of them.
 
     ``w = softmax_c(logit_t(x * s(up(A_c))))``, ``map = ReLU(sum_c w_c A_c)``, with x the *normalised* image
-    (masking "vit": what is removed takes the dataset's mean, whatever the classifier's own masking), up the bilinear
-    resize to the image and ``s(u) = (u - min u) / (max u - min u + 1e-8)``. A flat channel masks all of the image.
+    (masking "vit": masked pixels take the dataset's mean, whatever the classifier's own masking), up the bilinear
+    upsampling to the image and ``s(u) = (u - min u) / (max u - min u + 1e-8)``. A constant channel masks the whole
+    image.
 
-    As in the library `grad-cam`: the resize has ``align_corners=True``, unlike every other one here, and the softmax
-    is over plain logits (the paper first subtracts the logit of a baseline image, which changes no weight). The
-    library scales the rounding errors of a flat channel up to a mask; here it stays flat.
+    As in the library `grad-cam`: the upsampling has ``align_corners=True``, unlike elsewhere in this package, and the
+    softmax is over plain logits (the paper first subtracts the logit of a baseline image, which changes no weight).
+    The library amplifies the rounding errors of a constant channel into a mask; here it stays constant.
 
     Costs C + 1 forward passes per image, with C the channels of the layer.
 
@@ -75,7 +76,7 @@ class ScoreCAM(PerturbationCAM):
             for image, channel in self.pairs(images, activations.shape[1]):
                 masks = self._masks(activations[image, channel], (images.shape[-2], images.shape[-1]))
                 logits = self.classifier.module(inputs[image] * masks)
-                scores.append(logits.float().gather(1, targets[image].unsqueeze(1)).squeeze(1))
+                scores.append(target_logits(logits.float(), targets[image]))
             return torch.cat(scores).view(activations.shape[:2]).softmax(1)
 
     @staticmethod
@@ -88,29 +89,30 @@ class ScoreCAM(PerturbationCAM):
 
 
 class AblationCAM(PerturbationCAM):
-    """Ablation-CAM: the channels of a layer, weighted by the share of the target's logit that is lost without them.
+    """Ablation-CAM: the channels of a layer, weighted by the fraction of the target's logit that is lost without them.
 
-    ``w_c = (y - y_c) / y``, ``map = ReLU(sum_c w_c A_c)``, with y the target's logit and y_c the same after channel c
-    is set to one value at all positions (prefix tokens too). As in the library `grad-cam` that value is 0, the
-    paper's, where the smallest value of A is exactly 0 (behind a ReLU), else ``min A - 1e7``, which stands for
-    "never active": harmless before a ReLU, drastic before a norm or attention. A negative y flips all signs, as
-    published; where y is exactly 0 the loss itself is the weight. The library lowers the value from row to row of
-    its inner batch (it takes the minimum anew); here it is the same for all channels, as in the library's batch of 1.
+    ``w_c = (y - y_c) / y``, ``map = ReLU(sum_c w_c A_c)``, with y the target's logit and y_c the logit after channel c
+    is set to one value at all positions, prefix tokens included. As in the library `grad-cam`, this value is 0, as in
+    the paper, if the smallest value of A is exactly 0 (after a ReLU), otherwise ``min A - 1e7``, a value that is never
+    active: harmless before a ReLU, drastic before a norm or attention. A negative y flips all signs, as in the paper;
+    if y is exactly 0, the weight is ``y - y_c``. In its inner batch, the library recomputes the minimum after each
+    ablated row, so that the value decreases from row to row; here it is the same for all channels, as in the library
+    with a batch size of 1.
 
-    Only the layers after the target layer are recomputed for each channel, see `cut_at`: one pass up to the layer,
-    and C + 1 passes from there, with C the channels of the layer.
+    Only the layers after the target layer are recomputed for each channel, see `split_at`. Costs one pass up to the
+    layer and C + 1 passes from there, with C the channels of the layer.
 
     Source: Desai and Ramaswamy, "Ablation-CAM", WACV 2020, Sec. 3.
     """
 
     def __init__(self, classifier: FrozenClassifier, layer: str | None = None, batch_size: int | None = None) -> None:
         super().__init__(classifier, layer, batch_size)
-        self.halves = cut_at(classifier, self.layer)
+        self.split = split_at(classifier, self.layer)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
         with torch.no_grad():
-            values = self.halves.before(images)
+            values = self.split.before(images)
             activations = as_map(self.classifier, values[0], images.shape[2:])
             return weighted_sum(self.weights(values, targets, images.shape[2:]), activations.float()).relu()
 
@@ -118,13 +120,13 @@ class AblationCAM(PerturbationCAM):
         """Return the weights (B, C) of the channels.
 
         Args:
-            values: What `Halves.before` gives: A as the layer gives it, maps or tokens, and what else is needed.
+            values: Output of `SplitClassifier.before`: A as maps or tokens, and the other values that are needed.
             targets: Class of each image, (B,).
             size: Height and width of the images.
         """
 
         def by_channel(output: Tensor) -> Tensor:
-            """Return a view of A with its channels behind its rows: (R, C, h, w), or with all tokens (R, C, n)."""
+            """Return a view of A with channels second: (R, C, h, w), or with all tokens (R, C, n)."""
             return as_map(self.classifier, output, size) if output.ndim == 4 else output.mT
 
         output = values[0]
@@ -140,19 +142,19 @@ class AblationCAM(PerturbationCAM):
         return lost / torch.where(whole == 0, 1, whole).unsqueeze(1)
 
     def _scores(self, values: tuple[Tensor, ...], targets: Tensor) -> Tensor:
-        """Return the targets' logits (R,), of values with R rows."""
-        return self.halves.behind(*values).float().gather(1, targets.unsqueeze(1)).squeeze(1)
+        """Return the targets' logits (R,) of values with R rows."""
+        return target_logits(self.split.after(*values).float(), targets)
 
 
 def _rows(values: tuple[Tensor, ...], image: Tensor) -> tuple[Tensor, ...]:
     """Return copies of the rows ``image`` (R,) of every value."""
-    return tuple(value[image] for value in values)  # lies in memory as before, unlike after index_select
+    return tuple(value[image] for value in values)  # keeps the memory format, unlike index_select
 
 
 EXPLAINERS.register("ablationcam")(
     Method(
         title="Ablation-CAM",
-        summary="channels weighted by the share of the logit that is lost without them",
+        summary="channels weighted by the fraction of the logit that is lost without them",
         cost="C + 1 forward, from the layer on (C channels)",
         build=AblationCAM,
         paper="Desai and Ramaswamy, WACV 2020",
@@ -161,7 +163,7 @@ EXPLAINERS.register("ablationcam")(
 EXPLAINERS.register("scorecam")(
     Method(
         title="Score-CAM",
-        summary="channels weighted by the score of the image masked with each",
+        summary="channels weighted by the logit of the image masked with each of them",
         cost="C + 1 forward (C channels)",
         build=ScoreCAM,
         paper="Wang et al., CVPR-W 2020",

@@ -1,4 +1,4 @@
-"""RISE: what random masks leave visible, weighted by the confidence that is left."""
+"""RISE: random masks, weighted by the confidence in the masked image."""
 
 from __future__ import annotations
 
@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
+from tame.classifier.target_logits import target_logits
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import EXPLAINERS, Method
 from tame.functional.scores import confidences
@@ -17,21 +18,21 @@ from tame.utils.checks import InputError
 from tame.utils.devices import rows_per_pass
 
 PUBLISHED_MASKS = 8000
-"""N of the paper (it takes 4000 for VGG-16), and of the program released with T-TAME for every network."""
+"""Number N of masks in the paper (4000 for VGG-16) and in the program released with T-TAME, for every network."""
 
 CELLS = 7
-"""Cells s per side of a mask's grid."""
+"""Number s of cells per side of a mask's grid."""
 
 P1 = 0.5
 """Probability p1 that a cell stays visible."""
 
 
 class RandomMasks(NamedTuple):
-    """N smooth random masks of one image size, kept as what determines them: s * s bits and two integers each.
+    """N smooth random masks for one image size, stored as s x s bits and two integers each.
 
     Attributes:
         grids: Which cells stay visible, bool (N, s, s).
-        shifts: First row and first column of the crop, (N, 2) int64.
+        shifts: First row and first column of the crop, int64 (N, 2).
         size: (H, W).
         p1: Probability that a cell stays visible.
     """
@@ -46,16 +47,16 @@ class RandomMasks(NamedTuple):
         return self._replace(grids=self.grids.to(device), shifts=self.shifts.to(device))
 
     def render(self, start: int, stop: int, dtype: torch.dtype = torch.float32) -> Tensor:
-        """Compute the masks ``start`` to ``stop``: upsample a grid to (s + 1) cells per side, crop s of them.
+        """Compute the masks ``start`` to ``stop``: upsample the grid to (s + 1) cells per side, crop s of them.
 
         A cell has ``c = ceil(side / s)`` pixels. Pixel d of ``D = (s + 1) c`` lies at ``x_d = (d + 1/2) s / D - 1/2``
         between the cells' centres 0 ... s - 1, mirrored at the first and the last one, and takes
-        ``max(0, 1 - |x_d - k|)`` of cell k. `torch.nn.functional.interpolate` repeats the outer cells instead of
-        mirroring, which the published program does not.
+        ``max(0, 1 - |x_d - k|)`` of cell k. Unlike `torch.nn.functional.interpolate`, which repeats the outer cells,
+        this mirrors them, like the authors' program.
 
         Args:
             start: First mask.
-            stop: Mask after the last, at most N counts.
+            stop: Mask after the last one; clipped to N.
             dtype: Float type of the masks.
 
         Returns:
@@ -72,7 +73,7 @@ class RandomMasks(NamedTuple):
         return rows @ self.grids[start:stop].to(dtype) @ columns.mT
 
     def _crops(self, axis: int, start: int, stop: int) -> Tensor:
-        """Return how much of each cell every pixel takes along an axis: (n, side, s), float32, exact to rounding."""
+        """Return the weight of each cell in every pixel along an axis: (n, side, s), float32."""
         cells, side, device = self.grids.shape[-1], self.size[axis], self.shifts.device
         whole = 2 * (cells + 1) * cell_side(cells, side)  # 2 D: x_d is counted in 1 / (2 D), so it is an integer
         pixels = self.shifts[start:stop, axis, None] + torch.arange(side, device=device)  # (n, side)
@@ -83,13 +84,13 @@ class RandomMasks(NamedTuple):
 
 
 def cell_side(cells: int, side: int) -> int:
-    """Return the pixels per cell: ``cells`` of them cover ``side`` pixels."""
+    """Return the pixels per cell, such that ``cells`` cells cover ``side`` pixels."""
     return -(-side // cells)
 
 
 @lru_cache(maxsize=8)
 def draw_masks(number: int, size: tuple[int, int], cells: int = CELLS, p1: float = P1, seed: int = 0) -> RandomMasks:
-    """Draw masks for images of ``size``: the same in every process, for every device. The last sizes are remembered.
+    """Draw masks for images of ``size``, the same in every process and on every device; recent sizes are cached.
 
     Args:
         number: N.
@@ -113,23 +114,23 @@ class RISE(CheckedExplainer):
 
     ``map = 1 / (N p1) sum_n p_t(m_n * x) m_n`` with x the normalised image, so that hidden pixels have the
     dataset's mean colour whatever the backbone's own masking, m_n a random grid of s x s cells upsampled bilinearly
-    and shifted at random, and p_t the score of the target. All images see the same masks. The program released with
-    T-TAME weights by the logit of the target instead of p_t.
+    and shifted at random, and p_t the score of the target. All images share the same masks. The program released with
+    T-TAME uses the logit of the target instead of p_t.
 
-    It costs N forward passes per image and no backward pass. Masks are drawn once per image size and computed a few
-    at a time; memory holds one batch of masked images and one map per image, whatever N.
+    Costs N forward passes per image and no backward pass. Masks are drawn once per image size and rendered a few at a
+    time: memory holds one batch of masked images and one map per image, whatever N.
 
     Args:
         classifier: The classifier to explain.
         masks: Number N of masks.
-        batch_size: Masked images per pass through the classifier, None for `rows_per_pass`; the maps do
-            not depend on it, up to rounding.
+        batch_size: Masked images per pass through the classifier; default: by the device, see `rows_per_pass`. It
+            changes the maps by rounding only.
         seed: Seed of the masks.
-        draw: Gives the masks of an image size (H, W); default: `draw_masks` with s = 7 and p1 = 0.5.
-        weights: By what of the target a mask is weighted.
+        draw: Function of an image size (H, W) that returns the masks; default: `draw_masks` with s = 7 and p1 = 0.5.
+        weights: Weigh masks by the target's confidence or logit.
 
     Raises:
-        InputError: For less than one mask or a batch size below 1.
+        InputError: For less than one mask, or a batch size below 1.
 
     Source: Petsiuk et al., "RISE: Randomized Input Sampling for Explanation of Black-box Models", BMVC 2018, Eq. 6.
 
@@ -187,7 +188,7 @@ class RISE(CheckedExplainer):
     def _weights(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the weight of each mask (R,) from logits (R, K) and targets (R,)."""
         if self.weights == "logit":
-            return logits.gather(1, targets.unsqueeze(1)).squeeze(1)
+            return target_logits(logits, targets)
         return confidences(logits, targets, self.classifier.spec.score)
 
 
@@ -195,7 +196,7 @@ EXPLAINERS.register("rise")(
     Method(
         title="RISE",
         summary="average of random masks, weighted by the score of the masked image",
-        cost="8000 forward as published (masks=N)",
+        cost="8000 forward as published (masks=8000)",
         build=RISE,
         paper="Petsiuk et al., BMVC 2018",
     )

@@ -1,4 +1,4 @@
-"""Explanation methods of the user's own: functions, by themselves or as ``package.module:function``."""
+"""The user's own explanation methods: functions, passed directly or named ``package.module:function``."""
 
 from __future__ import annotations
 
@@ -15,13 +15,14 @@ from tame.utils.checks import InputError
 from tame.utils.imports import import_function
 
 ExplainFunction = Callable[[Tensor, Tensor], Tensor]
+"""From images (B, C, H, W) in [0, 1] and targets (B,) to maps (B, h, w)."""
 
 
 class UserExplainer(CheckedExplainer):
-    """A function as an explainer, its answers checked.
+    """A function as an explainer; its maps are checked.
 
     Args:
-        classifier: The classifier that it explains.
+        classifier: The classifier to explain.
         function: Returns maps (B, h, w) of images (B, C, H, W) in [0, 1] and targets (B,).
     """
 
@@ -30,7 +31,7 @@ class UserExplainer(CheckedExplainer):
         self.function = function
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the function's maps; it may take gradients."""
+        """Return the maps of the function, which may compute gradients."""
         with torch.inference_mode(False), torch.enable_grad():
             return self.function(images.clone(), targets.clone())  # inference tensors cannot enter a graph
 
@@ -41,7 +42,7 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
     The function takes (images, targets) and returns maps, or takes the classifier alone and returns such a function.
 
     Raises:
-        InputError: If it cannot be imported, or takes anything else.
+        InputError: If it cannot be imported or takes other arguments.
     """
     found = import_function(name, "method")
     count = _required(found)
@@ -58,12 +59,12 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
 
 
 def _required(function: Any) -> int:
-    """Return how many arguments must be given by position; 0 for what cannot be called."""
+    """Return the number of required positional arguments; 0 for an object that cannot be called."""
     if not callable(function):
         return 0
     by_position = (inspect.Parameter.POSITIONAL_ONLY, inspect.Parameter.POSITIONAL_OR_KEYWORD)
     try:
         parameters = inspect.signature(function).parameters.values()
-    except ValueError:  # written in C, and silent about itself
+    except ValueError:  # written in C, without a signature
         return 0
     return sum(one.kind in by_position and one.default is one.empty for one in parameters)

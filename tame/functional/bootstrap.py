@@ -1,4 +1,4 @@
-"""How sure a mean over images is, and a difference of two means over the same images."""
+"""Standard errors and bootstrap confidence intervals of means over images."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _DRAWS_AT_ONCE = 4_000_000  # 32 MB of positions
 
 
 class Interval(NamedTuple):
-    """A difference of means and its bootstrap interval."""
+    """A difference of means and its bootstrap confidence interval."""
 
     difference: float
     low: float
@@ -23,33 +23,36 @@ class Interval(NamedTuple):
 
 
 def standard_error(values: npt.ArrayLike) -> float:
-    """Standard error of the mean, ``sd / sqrt(n)`` with n - 1 in the deviation; NaN for fewer than two values.
+    """Standard error of the mean, ``sd / sqrt(n)``, with n - 1 in the standard deviation.
 
     Args:
         values: One value per image, (n,).
+
+    Returns:
+        The standard error; NaN for fewer than two values.
 
     Example:
         >>> round(standard_error([0, 100, 0, 100]), 3)
         28.868
     """
-    given = np.asarray(values, dtype=np.float64)
-    return float(given.std(ddof=1) / np.sqrt(len(given))) if len(given) > 1 else float("nan")
+    array = np.asarray(values, dtype=np.float64)
+    return float(array.std(ddof=1) / np.sqrt(len(array))) if len(array) > 1 else float("nan")
 
 
 def paired_bootstrap(
     values_a: npt.ArrayLike, values_b: npt.ArrayLike, seed: int = 0, samples: int = 10_000, level: float = 0.95
 ) -> Interval:
-    """Mean difference a - b over the same images, with its percentile-bootstrap interval.
+    """Mean difference a - b over the same images, with its percentile-bootstrap confidence interval.
 
-    Images are drawn n at a time with replacement, the same ones for both methods; the interval spans the middle
-    ``level`` of the mean differences.
+    Samples of n images are drawn with replacement, the same ones for both methods; the interval contains the central
+    fraction ``level`` of the mean differences of the samples.
 
     Args:
         values_a: One value per image, (n,) with n > 1.
-        values_b: The other method's values of the same images, (n,).
-        seed: Of the draws.
-        samples: How many draws of n images.
-        level: Share of the draws that the interval spans, in (0, 1).
+        values_b: The other method's values for the same images, (n,).
+        seed: Seed of the samples.
+        samples: Number of bootstrap samples.
+        level: Confidence level of the interval, in (0, 1).
 
     Returns:
         ``(difference, low, high)``.
@@ -71,16 +74,16 @@ def paired_bootstrap(
 
 
 def bootstrap_means(values: FloatArray, seed: int = 0, samples: int = 10_000, level: float = 0.95) -> list[Interval]:
-    """Mean of each column with its percentile-bootstrap interval, all columns on the same draws of rows.
+    """Mean of each column with its percentile-bootstrap confidence interval; all columns use the same samples of rows.
 
     Args:
-        values: (n, m), one row per image, n > 1.
-        seed: Of the draws.
-        samples: How many draws of n images.
-        level: Share of the draws that the interval spans, in (0, 1).
+        values: One row per image, (n, m) with n > 1.
+        seed: Seed of the samples.
+        samples: Number of bootstrap samples.
+        level: Confidence level of the intervals, in (0, 1).
 
     Returns:
-        m intervals.
+        One interval per column.
 
     Raises:
         InputError: For fewer than two images, no samples, or a level out of range.
@@ -101,6 +104,6 @@ def bootstrap_means(values: FloatArray, seed: int = 0, samples: int = 10_000, le
 
 
 def _draw_counts(generator: np.random.Generator, draws: int, count: int) -> FloatArray:
-    """Draw ``count`` positions ``draws`` times; return how often each one came, (draws, count)."""
+    """Draw ``draws`` samples of ``count`` positions; return how often each position occurs, (draws, count)."""
     positions = generator.integers(count, size=(draws, count)) + count * np.arange(draws)[:, None]
     return np.bincount(positions.ravel(), minlength=draws * count).reshape(draws, count).astype(np.float64)

@@ -1,4 +1,4 @@
-"""The loss terms of T-TAME, one function per term and form."""
+"""The terms of T-TAME's loss, in the form of the paper and in that of the authors' released program."""
 
 from __future__ import annotations
 
@@ -9,12 +9,15 @@ from tame.types import ScoreKind
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
-    """Mean of ``-log p``, with p the confidence in each target; under ``sigmoid`` that is ``softplus(-logit)``.
+    """Mean of ``-log p``, where p is the confidence in the target class; for ``sigmoid``, ``softplus(-logit)``.
 
     Args:
         logits: (B, K).
-        targets: (B,) int64.
-        score: What makes a confidence of a logit, see `tame.functional.scores.scores`.
+        targets: Class of each image, (B,) int64.
+        score: How logits become confidences, see `tame.functional.scores.scores`.
+
+    Returns:
+        Scalar.
 
     Example:
         >>> import torch
@@ -29,7 +32,7 @@ def cross_entropy(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
 def area_paper(maps: Tensor) -> Tensor:
     """Mean of ``M ** 0.3`` over all values (T-TAME, Eq. 16).
 
-    The gradient of a value that is exactly 0 is infinite; a sigmoid in float32 gives none above -88.
+    The gradient at M = 0 is infinite; the sigmoid in float32 is above 0 for inputs above -88.
 
     Args:
         maps: (B, N, h, w) in [0, 1].
@@ -57,7 +60,7 @@ def _squared_differences(maps: Tensor) -> Tensor:
 
 
 def variation_paper(maps: Tensor) -> Tensor:
-    """Squared differences of neighbours, divided by twice the number of values S (T-TAME, Eq. 17).
+    """Sum of squared differences of neighbours, divided by twice the number S of values (T-TAME, Eq. 17).
 
     Args:
         maps: (B, N, h, w) in [0, 1].
@@ -69,10 +72,10 @@ def variation_paper(maps: Tensor) -> Tensor:
 
 
 def variation_released(maps: Tensor) -> Tensor:
-    """Squared differences of neighbours plus 0.3 times the squared border, divided by 2B.
+    """Sum of squared differences of neighbours plus 0.3 times the sum of squared border values, divided by 2B.
 
-    As in the authors' released program; corners count twice. Dividing by the batch size alone makes it
-    N*h*w times larger than the paper's form.
+    As in the authors' released program; corners count twice. Since it is divided by the batch size only, it is N*h*w
+    times larger than the form of the paper.
 
     Args:
         maps: (B, N, h, w) in [0, 1].

@@ -1,4 +1,4 @@
-"""From a map to a masked image: scaling, upsampling, thresholding, masking."""
+"""Scale, upsample and threshold maps, and mask images with them."""
 
 from __future__ import annotations
 
@@ -38,9 +38,9 @@ def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
 
 
 def rank_scale(maps: Tensor) -> Tensor:
-    """Replace the values of each map by their ranks / (HW - 1), ties sharing their average rank.
+    """Replace the values of each map by their ranks / (HW - 1); tied values get their average rank.
 
-    Every method gets the same density this way, so that stretching a map changes nothing.
+    All maps then have the same distribution of values, so that a monotonic transformation of a map has no effect.
 
     Args:
         maps: (B, H, W).
@@ -59,22 +59,27 @@ def rank_scale(maps: Tensor) -> Tensor:
     changes = torch.ones_like(values, dtype=torch.bool)
     changes[:, 1:] = values[:, 1:] != values[:, :-1]
     group = changes.cumsum(1) - 1 + count * torch.arange(batch, device=maps.device).unsqueeze(1)
-    sizes = torch.bincount(group.flatten(), minlength=batch * count)  # how many share each value
-    ends = sizes.view(batch, count).cumsum(1).flatten()  # rank after the last of each group
-    twice = (2 * ends - sizes - 1)[group]  # twice the average rank, counted from 0: still an integer
+    sizes = torch.bincount(group.flatten(), minlength=batch * count)  # number of pixels with each value
+    ends = sizes.view(batch, count).cumsum(1).flatten()  # rank after the last pixel of each group
+    twice = (2 * ends - sizes - 1)[group]  # twice the average rank, counted from 0, which is an integer
     ranks = torch.empty_like(values)
     ranks.scatter_(1, order, twice.to(values.dtype) / (2 * (count - 1)))
     return ranks.view_as(maps)
 
 
 def scale_and_upsample(maps: Tensor, size: tuple[int, int], scaling: MapScaling) -> Tensor:
-    """Prepare an explainer's maps (B, h, w) for masking: min-max, upsample, rank-scale where asked.
+    """Prepare an explainer's maps for masking: scale to [0, 1], upsample, and replace values by ranks if requested.
+
+    Args:
+        maps: (B, h, w).
+        size: Height and width (H, W) of the images.
+        scaling: ``minmax`` or ``rank``.
 
     Returns:
-        (B, H, W) in [0, 1], up to rounding. A constant map becomes exactly 1 everywhere, in ranks exactly 0.5.
+        (B, H, W) in [0, 1], up to rounding. A constant map becomes exactly 1 (``rank``: 0.5) everywhere.
     """
     small = min_max(maps)
-    constant = small.amin((1, 2), keepdim=True) == 1  # upsampling rounds: ones would not stay equal at every size
+    constant = small.amin((1, 2), keepdim=True) == 1  # rounding of the upsampling would make ones unequal
     scaled = torch.where(constant, 1, upsample(small, size))
     return rank_scale(scaled) if scaling == "rank" else scaled
 
@@ -83,17 +88,17 @@ def check_keep(keep: float) -> None:
     """Check that ``keep`` is a fraction in (0, 1]; 50 % is 0.5.
 
     Raises:
-        InputError: With the given number.
+        InputError: If it is out of range.
     """
     if not 0 < keep <= 1:
         raise InputError(f"expected keep, a fraction of the pixels, in (0, 1], got {keep}")
 
 
 def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tensor:
-    """Replace the values of each map by smooth ranks, differentiable and free of scale and offset.
+    """Replace the values of each map by soft ranks, which are differentiable and independent of scale and offset.
 
     ``r = mean_k sigmoid((m - q_k) / (temperature * std))`` with ``levels`` quantiles q_k of the map itself.
-    `rank_scale` is the hard form.
+    `rank_scale` computes exact ranks.
 
     Args:
         maps: (B, h, w).
@@ -101,7 +106,7 @@ def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tenso
         temperature: Width of the sigmoid, in standard deviations of the map.
 
     Returns:
-        (B, h, w) in [0, 1]; 0.5 where the map is constant.
+        (B, h, w) in [0, 1]; 0.5 for a constant map.
     """
     values = maps.flatten(1)  # (B, hw)
     centres = (torch.arange(levels, device=maps.device) + 0.5) / levels
@@ -113,12 +118,12 @@ def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tenso
 
 
 def soft_keep_top(ranks: Tensor, keep: Tensor, temperature: float = 0.05) -> Tensor:
-    """Push ranks below 1 - keep towards 0, smoothly; the others keep their value. `keep_top` is the hard form.
+    """Reduce ranks below 1 - keep towards 0, smoothly; the others keep their value. `keep_top` uses a hard threshold.
 
     Args:
         ranks: (B, h, w) in [0, 1].
         keep: Fraction of the pixels to keep, (B,) in [0, 1].
-        temperature: Width of the step, in ranks.
+        temperature: Width of the smooth threshold, in ranks.
 
     Returns:
         (B, h, w) in [0, 1].
@@ -134,7 +139,7 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
         keep: Fraction of the pixels to keep, in (0, 1].
 
     Returns:
-        (B, H, W). Values equal to the quantile are kept, so ties can keep more than asked.
+        (B, H, W). Values equal to the quantile are kept, so that ties can keep more pixels than requested.
 
     Raises:
         InputError: If ``keep`` is not in (0, 1].
@@ -160,7 +165,7 @@ def apply_mask(images: Tensor, masks: Tensor, normalise: Callable[[Tensor], Tens
         images: (B, C, H, W) in [0, 1].
         masks: (B, H, W) in [0, 1].
         normalise: The classifier's own normalisation.
-        kind: Which of the two.
+        kind: Kind of masking, ``cnn`` or ``vit``.
 
     Returns:
         (B, C, H, W), normalised.

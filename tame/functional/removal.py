@@ -1,4 +1,4 @@
-"""Which pixels ROAD, insertion and deletion remove first."""
+"""Select the pixels that ROAD, insertion and deletion remove, by the ranks of a map."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ def check_remove(remove: float) -> None:
     """Check that ``remove`` is a fraction in (0, 1]; 50 % is 0.5.
 
     Raises:
-        InputError: With the given number.
+        InputError: If it is out of range.
     """
     if not 0 < remove <= 1:
         raise InputError(f"expected remove, a fraction of the pixels, in (0, 1], got {remove}")
 
 
 def removal_ranks(maps: Tensor, order: RemovalOrder) -> Tensor:
-    """Return when each pixel is removed, 0 first.
+    """Return the position of each pixel in the order of removal, starting at 0.
 
     Args:
         maps: (B, H, W), without NaN.
-        order: ``morf``: the most relevant pixels first, ``lerf``: the least relevant; among equals the lower index.
+        order: ``morf``: most relevant pixels first; ``lerf``: least relevant first. Among pixels of equal value, the
+            one with the lower index comes first.
 
     Returns:
         int64 (B, H, W), a permutation of 0..HW - 1 per map.
@@ -43,12 +44,12 @@ def removal_ranks(maps: Tensor, order: RemovalOrder) -> Tensor:
 
 
 def remove_exactly(maps: Tensor, removes: Sequence[float], order: RemovalOrder) -> Tensor:
-    """Remove ``floor(v HW)`` pixels of each map for every fraction v, ties or not.
+    """Remove exactly ``floor(v HW)`` pixels of each map for every fraction v, also if values are tied.
 
     Args:
         maps: (B, H, W), without NaN.
         removes: R fractions v, each in (0, 1].
-        order: See `removal_ranks`.
+        order: Order of removal, see `removal_ranks`.
 
     Returns:
         Bool (B, R, H, W), True where removed.
@@ -56,7 +57,7 @@ def remove_exactly(maps: Tensor, removes: Sequence[float], order: RemovalOrder) 
     Raises:
         InputError: For a fraction out of range.
 
-    Source: Rong et al., "ROAD", ICML 2022; exact counts are ours, so that ties remove no more than asked.
+    Source: Rong et al., "ROAD", ICML 2022; exact counts are our addition, so that ties do not remove more pixels.
 
     Example:
         >>> remove_exactly(torch.zeros(1, 1, 4), [0.25, 0.5], "lerf").int().tolist()
@@ -70,15 +71,15 @@ def remove_exactly(maps: Tensor, removes: Sequence[float], order: RemovalOrder) 
 
 
 def remove_by_percentile(maps: Tensor, removes: Sequence[float], order: RemovalOrder) -> Tensor:
-    """Remove every value that reaches the (1 - v) percentile of its map, as the authors' released program does.
+    """Remove all pixels that reach the (1 - v) quantile of their map, as the authors' released program does.
 
-    ``lerf`` does the same to 1 - map. All values that equal the percentile go: of a map that is mostly zeros, 50 %
-    removes everything.
+    ``lerf`` does the same with 1 - map. All pixels equal to the quantile are removed: for a map that is mostly zeros,
+    v = 0.5 removes all pixels.
 
     Args:
         maps: (B, H, W) in [0, 1].
         removes: R fractions v, each in (0, 1].
-        order: ``morf`` or ``lerf``.
+        order: Order of removal, ``morf`` or ``lerf``.
 
     Returns:
         Bool (B, R, H, W), True where removed.
@@ -99,9 +100,9 @@ def remove_by_percentile(maps: Tensor, removes: Sequence[float], order: RemovalO
 
 
 def _percentiles(values: Tensor, levels: Tensor) -> Tensor:
-    """Return quantiles (B, R) of values (B, n), linear between neighbours.
+    """Return quantiles (B, R) of values (B, n), with linear interpolation.
 
-    `torch.quantile` takes at most 16 million values and places float32 levels one pixel off now and then.
+    `torch.quantile` is limited to 16 million values, and its float32 levels are sometimes off by one pixel.
     """
     ordered = values.sort(dim=1).values
     places = levels * (values.shape[1] - 1)

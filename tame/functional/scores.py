@@ -1,4 +1,4 @@
-"""From confidences to Average Drop, Increase in Confidence, Average Gain and areas under curves, per image."""
+"""Confidences, and per-image values of Average Drop, Increase in Confidence, Average Gain and areas under curves."""
 
 from __future__ import annotations
 
@@ -10,11 +10,14 @@ from tame.utils.checks import InputError
 
 
 def scores(logits: Tensor, score: ScoreKind) -> Tensor:
-    """Confidence in every class from ``logits`` (B, K), at least in float32: (B, K) in [0, 1].
+    """Convert logits to confidences, in float32 or higher precision.
 
     Args:
         logits: (B, K).
-        score: ``softmax`` over the classes, or the ``sigmoid`` of each.
+        score: ``softmax`` over all classes, or ``sigmoid`` per class.
+
+    Returns:
+        (B, K) in [0, 1].
 
     Example:
         >>> scores(torch.zeros(1, 4, dtype=torch.bfloat16), "softmax").tolist()
@@ -27,7 +30,15 @@ def scores(logits: Tensor, score: ScoreKind) -> Tensor:
 
 
 def confidences(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
-    """Confidence in ``targets`` (B,) from ``logits`` (B, K), see `scores`: (B,) in [0, 1].
+    """Confidence in the target class of each image, see `scores`.
+
+    Args:
+        logits: (B, K).
+        targets: Class of each image, (B,) int64.
+        score: ``softmax`` or ``sigmoid``.
+
+    Returns:
+        (B,) in [0, 1].
 
     Example:
         >>> confidences(torch.zeros(2, 4), torch.tensor([0, 3]), "softmax").tolist()
@@ -40,7 +51,7 @@ def drop(confidence: Tensor, masked: Tensor) -> Tensor:
     """Relative drop of confidence per image, ``max(0, p - p') / p`` (Grad-CAM++); 0 where p = 0.
 
     Args:
-        confidence: p on the plain image, (B,) in [0, 1].
+        confidence: p on the unmasked image, (B,) in [0, 1].
         masked: p' on the masked image, (B,) in [0, 1].
 
     Returns:
@@ -50,7 +61,7 @@ def drop(confidence: Tensor, masked: Tensor) -> Tensor:
         >>> drop(torch.tensor([0.5, 0.5]), torch.tensor([0.25, 0.75])).tolist()
         [0.5, 0.0]
     """
-    zero = confidence == 0  # and not `confidence > 0`, which would hide a NaN
+    zero = confidence == 0  # `confidence > 0` would hide NaN
     return torch.where(zero, 0, (confidence - masked).clamp(min=0) / torch.where(zero, 1, confidence))
 
 
@@ -58,10 +69,10 @@ def increase(confidence: Tensor, masked: Tensor, margin: float) -> Tensor:
     """Whether the masked image raises the confidence by more than ``margin``, per image.
 
     Args:
-        confidence: p on the plain image, (B,) in [0, 1].
+        confidence: p on the unmasked image, (B,) in [0, 1].
         masked: p' on the masked image, (B,) in [0, 1].
-        margin: A strict comparison (0) counts rounding: an all-ones mask then "increases" about 40 % of
-            the images. 1e-5 is above float32's rounding.
+        margin: Smallest difference that counts (exclusive). With 0, rounding counts as an increase: an all-ones mask
+            then "increases" the confidence of about 40 % of the images. 1e-5 is above the rounding of float32.
 
     Returns:
         Bool (B,). Increase in Confidence is 100 times its mean.
@@ -77,7 +88,7 @@ def gain(confidence: Tensor, masked: Tensor) -> Tensor:
     """Relative gain of confidence per image, ``max(0, p' - p) / (1 - p)`` (Opti-CAM); 0 where p = 1.
 
     Args:
-        confidence: p on the plain image, (B,) in [0, 1].
+        confidence: p on the unmasked image, (B,) in [0, 1].
         masked: p' on the masked image, (B,) in [0, 1].
 
     Returns:
@@ -88,20 +99,20 @@ def gain(confidence: Tensor, masked: Tensor) -> Tensor:
         [0.0, 0.5]
     """
     rest = 1 - confidence
-    return (masked - confidence).clamp(min=0) / torch.where(rest == 0, 1, rest)  # 0 / 1 where p = 1, and NaN stays
+    return (masked - confidence).clamp(min=0) / torch.where(rest == 0, 1, rest)  # 0 / 1 where p = 1; NaN stays NaN
 
 
 def area_under_curve(confidences: Tensor) -> Tensor:
-    """Area under each image's confidence along S equal steps, ``((p_0 + p_S) / 2 + p_1 + ... + p_(S-1)) / S`` (RISE).
+    """Area under each image's confidence over S equal steps, ``((p_0 + p_S) / 2 + p_1 + ... + p_(S-1)) / S`` (RISE).
 
     Args:
-        confidences: One row per step, both ends included, (S + 1, B) in [0, 1] with S >= 1.
+        confidences: One row per step, including both ends, (S + 1, B) in [0, 1] with S >= 1.
 
     Returns:
-        (B,) in [0, 1], the trapezoids' mean. Insertion and Deletion are 100 times its mean.
+        (B,) in [0, 1], by the trapezoidal rule. Insertion and Deletion are 100 times its mean.
 
     Raises:
-        InputError: If there are not two rows or more.
+        InputError: For fewer than two rows.
 
     Example:
         >>> area_under_curve(torch.tensor([[0.0, 0.0], [0.5, 1.0], [1.0, 1.0]])).tolist()

@@ -1,27 +1,26 @@
-"""Explain photographs: one from Python, many from files, by one method or several, with overlays, maps and grids."""
+"""Explain images: one in memory, or many files by several methods, with overlays, maps and grids."""
 
-from tame.inference.files import (
-    ExplainReport,
-    Failure,
-    bundled_photographs,
-    collect_images,
-    compare_files,
-    explain_files,
-)
+from tame.inference.batch import Classes, NamedExplainer, PreparedImage, explain_batch, prepare_image
+from tame.inference.explain import explain
+from tame.inference.explain_files import bundled_images, collect_images, explain_files
 from tame.inference.grids import class_grid, image_grid
-from tame.inference.one import Method, explain
 from tame.inference.result import Explanation
+from tame.inference.write import ExplainReport, Failure, write_explanations
 
 __all__ = [
+    "Classes",
     "ExplainReport",
     "Explanation",
     "Failure",
-    "Method",
-    "bundled_photographs",
+    "NamedExplainer",
+    "PreparedImage",
+    "bundled_images",
     "class_grid",
     "collect_images",
-    "compare_files",
     "explain",
+    "explain_batch",
     "explain_files",
     "image_grid",
+    "prepare_image",
+    "write_explanations",
 ]

@@ -1,13 +1,15 @@
-"""Grids of explanations: a row per method or backbone, a column per photograph or per class."""
+"""Grids of explanations: a row per method or backbone, a column per image or per class."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
 from PIL import Image, ImageDraw, ImageOps
 
+from tame.explainers.build import MethodName
 from tame.inference.result import Explanation
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
@@ -16,101 +18,102 @@ from tame.visualize import Box, grid
 Row = Sequence[Explanation]
 
 COLUMNS = 6
-"""Most columns of explanations on a page."""
+"""Largest number of columns of explanations on a page."""
 
-_SIDE = 300  # of the square that each picture is fitted into, pixels
+_SIDE = 300  # side of the square that each picture is fitted into, in pixels
 
 
 def image_grid(rows: Sequence[Row]) -> Image.Image:
-    """Draw methods against photographs: the photographs in the first row, and below them a row per method.
+    """Draw a grid of methods and images: the images in the first row, then a row per method.
 
-    Photographs are cut to what the classifiers were shown. A column's title is its class with the confidence; where
-    classifiers differ, each picture carries its own confidence. Rows are named by what they differ in: method,
-    backbone, or both.
+    Images are cropped to the region that the classifiers were shown. A column's title is the class with its
+    confidence; where classifiers differ, the confidence is drawn in each picture instead. Rows are titled by what
+    differs between them: method, backbone, or both.
 
     Args:
-        rows: Per method, one explanation of each photograph; a column has one photograph and one class.
+        rows: Per method, one explanation of each image; all explanations of a column are of one image and class.
 
     Returns:
         RGB image.
 
     Raises:
-        InputError: For no explanations, rows of several lengths, or a column of several photographs or classes.
+        InputError: For no explanations, rows of different lengths, or a column of several images or classes.
 
     Source: Ntrougkas et al., "T-TAME", IEEE Access 2024, Figs. 14 and 15.
     """
-    titles, own = _titles(rows)
-    boxes = [_shown(column) for column in zip(*rows, strict=True)]
-    photographs = [_fitted(explanation.photo, box) for explanation, box in zip(rows[0], boxes, strict=True)]
+    titles, own = _column_titles(rows)
+    boxes = [_shown_box(column) for column in zip(*rows, strict=True)]
+    images = [_fitted(explanation.image, box) for explanation, box in zip(rows[0], boxes, strict=True)]
     pictures = [[_picture(*cell, own) for cell in zip(row, boxes, strict=True)] for row in rows]
-    return grid([photographs, *pictures], ["photograph", *_names_of(rows)], titles, _SIDE)
+    return grid([images, *pictures], ["image", *_row_titles(rows)], titles, _SIDE)
 
 
 def class_grid(rows: Sequence[Row]) -> Image.Image:
-    """Draw methods against classes: in each row the photograph, and beside it one method's explanation of each class.
+    """Draw a grid of methods and classes: in each row the image, then one method's explanation of each class.
 
-    Cuts, titles and names are those of `image_grid`.
+    Cropping and titles are those of `image_grid`.
 
     Args:
-        rows: Per method or backbone, the explanations of the same classes on one photograph.
+        rows: Per method or backbone, the explanations of the same classes of one image.
 
     Returns:
         RGB image.
 
     Raises:
-        InputError: For no explanations, rows of several lengths, several photographs, or a column of several classes.
+        InputError: For no explanations, rows of different lengths, several images, or a column of several classes.
 
     Source: Ntrougkas et al., "T-TAME", IEEE Access 2024, Figs. 17 and 18.
     """
-    titles, own = _titles(rows)
-    if len({_photograph(explanation) for explanation in rows[0]}) > 1:
-        raise InputError("expected explanations of one photograph, got several")
-    first, box = rows[0][0], _shown([row[0] for row in rows])
-    photograph = _fitted(first.photo, box)
-    pictures = [[photograph, *(_picture(explanation, box, own) for explanation in row)] for row in rows]
-    return grid(pictures, _names_of(rows), [Path(first.file or "photograph").name, *titles], _SIDE)
+    titles, own = _column_titles(rows)
+    if len({_image_key(explanation) for explanation in rows[0]}) > 1:
+        raise InputError("expected explanations of one image, got several")
+    first, box = rows[0][0], _shown_box([row[0] for row in rows])
+    image = _fitted(first.image, box)
+    pictures = [[image, *(_picture(explanation, box, own) for explanation in row)] for row in rows]
+    return grid(pictures, _row_titles(rows), [Path(first.file or "image").name, *titles], _SIDE)
 
 
 class Grids:
-    """The grids of a run, drawn as its photographs are explained: `image_grid`, or a `class_grid` per photograph.
+    """Writes grids while images are being explained: an `image_grid` of all, or a `class_grid` of each.
 
-    More than `COLUMNS` columns become pages: ``grid.png`` is one page, ``grid-1.png``, ``grid-2.png`` ... are several.
+    A grid of more than `COLUMNS` columns is split into pages: a single page is ``grid.png``, several are
+    ``grid-1.png``, ``grid-2.png`` and so on.
 
     Args:
-        out: Folder that is written to.
+        out: Folder to write to.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._photographs = _Pages(out, "grid", image_grid)
+        self._images = _Pages(out, "grid", image_grid)
 
     def add(self, name: str, rows: Sequence[Row], entries: Sequence[Sequence[dict[str, Any]]]) -> None:
-        """Add a photograph: one class becomes a column of ``grid.png``, several a ``NAME.grid.png``.
+        """Add an image: with one class it becomes a column of ``grid.png``, with several ``NAME.grid.png``.
 
         Args:
-            name: Of its files.
-            rows: Per method, its explanations.
-            entries: Their manifest entries, which learn the name of their ``grid``.
+            name: Start of the image's file names.
+            rows: Per method, the explanations of the image.
+            entries: Their manifest entries; each receives the name of its ``grid``.
         """
-        pages = self._photographs if len(rows[0]) == 1 else _Pages(self.out, f"{name}.grid", class_grid)
+        pages = self._images if len(rows[0]) == 1 else _Pages(self.out, f"{name}.grid", class_grid)
         for column, own in zip(zip(*rows, strict=True), zip(*entries, strict=True), strict=True):
             pages.add(column, own)
-        if pages is not self._photographs:
+        if pages is not self._images:
             pages.close()
 
     def close(self) -> None:
-        """Draw what is on no page yet."""
-        self._photographs.close()
+        """Write the last page."""
+        self._images.close()
 
 
 class _Pages:
-    """Writes columns onto numbered pages; a page alone has no number."""
+    """Writes columns to numbered pages; a single page has no number."""
 
     def __init__(self, out: Path, stem: str, draw: Callable[[Sequence[Row]], Image.Image]) -> None:
         self.out = out
         self.stem = stem
         self.draw = draw
-        self._columns: list[tuple[Row, Sequence[dict[str, Any]]]] = []  # that are on no page yet
+        self._columns: list[tuple[Row, Sequence[dict[str, Any]]]] = []  # not yet on a page
         self._written = 0
 
     def add(self, column: Row, entries: Sequence[dict[str, Any]]) -> None:
@@ -134,7 +137,7 @@ class _Pages:
 
 
 def row_names(methods: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
-    """Return what tells (backbone, method) pairs apart: the methods, the backbones, or both.
+    """Return what distinguishes (backbone, method) pairs: the methods, the backbones, or both.
 
     Example:
         >>> row_names([("resnet50", "gradcam"), ("resnet50", "rise")])
@@ -147,43 +150,59 @@ def row_names(methods: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:
     return [tuple(name for name, differs in zip(pair, differ, strict=True) if differs) or (pair[1],) for pair in pairs]
 
 
-def _names_of(rows: Sequence[Row]) -> list[str]:
-    return [", ".join(names) for names in row_names((row[0].backbone, row[0].method) for row in rows)]
+def method_titles(methods: Iterable[str]) -> dict[str, str]:
+    """Return the names of methods for pictures; those of one title are told apart by checkpoint or full name.
+
+    Example:
+        >>> method_titles(["gradcam++", "ttame@runs/a", "ttame@runs/b"])
+        {'gradcam++': 'Grad-CAM++', 'ttame@runs/a': 'T-TAME (runs/a)', 'ttame@runs/b': 'T-TAME (runs/b)'}
+    """
+    names = {method: MethodName.of(method) for method in methods}
+    count = Counter(name.title for name in names.values())
+    return {
+        method: name.title if count[name.title] == 1 else f"{name.title} ({name.checkpoint or name.name})"
+        for method, name in names.items()
+    }
 
 
-def _titles(rows: Sequence[Row]) -> tuple[list[str], bool]:
-    """Return the columns' titles, and whether each explanation needs its confidence of its own."""
+def _row_titles(rows: Sequence[Row]) -> list[str]:
+    titles = method_titles(row[0].method for row in rows)
+    return [", ".join(names) for names in row_names((row[0].backbone, titles[row[0].method]) for row in rows)]
+
+
+def _column_titles(rows: Sequence[Row]) -> tuple[list[str], bool]:
+    """Return the columns' titles, and whether each picture needs its own confidence."""
     lengths = {len(row) for row in rows}
     if not lengths or 0 in lengths:
         raise InputError("expected at least one explanation to draw, got none")
     if len(lengths) > 1:
-        raise InputError(f"expected rows of one length, got {sorted(lengths)}")
+        raise InputError(f"expected rows of equal length, got {sorted(lengths)}")
     columns = list(zip(*rows, strict=True))
     for place, column in enumerate(columns, 1):
-        shown = {(*_photograph(explanation), explanation.target) for explanation in column}
+        shown = {(*_image_key(explanation), explanation.target) for explanation in column}
         if len(shown) > 1:
-            raise InputError(f"expected one photograph and one class per column, got {len(shown)} in column {place}")
+            raise InputError(f"expected one image and one class per column, got {len(shown)} in column {place}")
     own = any(len({explanation.title for explanation in column}) > 1 for column in columns)
     return [f"{column[0].class_name} ({column[0].target})" if own else column[0].title for column in columns], own
 
 
-def _photograph(explanation: Explanation) -> tuple[str | None, tuple[int, int]]:
-    """Return what tells photographs apart."""
+def _image_key(explanation: Explanation) -> tuple[str | None, tuple[int, int]]:
+    """Return what distinguishes images."""
     return explanation.file, explanation.image_size
 
 
-def _shown(column: Sequence[Explanation]) -> Box:
-    """Return the part of a photograph (left, top, right, bottom) that any of the classifiers was shown, pixels."""
-    photo = column[0].photo
-    scale = photo.width / column[0].image_size[0]
+def _shown_box(column: Sequence[Explanation]) -> Box:
+    """Return the smallest box of an image (left, top, right, bottom, in pixels) that any classifier was shown."""
+    image = column[0].image
+    scale = image.width / column[0].image_size[0]
     left, top, right, bottom = (
         [scale * edge for edge in edges] for edges in zip(*(explanation.crop for explanation in column), strict=True)
     )
-    return max(0, min(left)), max(0, min(top)), min(photo.width, max(right)), min(photo.height, max(bottom))
+    return max(0, min(left)), max(0, min(top)), min(image.width, max(right)), min(image.height, max(bottom))
 
 
 def _picture(explanation: Explanation, box: Box, own: bool) -> Image.Image:
-    """Draw what ``box`` has of an explanation, in its corner its ``own`` confidence if asked for."""
+    """Draw an explanation within ``box``, with its ``own`` confidence in the corner if asked for."""
     picture = _fitted(explanation.overlay(), box)
     if own:
         text = f"{100 * explanation.confidence:.1f} %"

@@ -1,4 +1,4 @@
-"""One explanation: what was explained, by what, and the files that show it."""
+"""One explanation, and the files that show it."""
 
 from __future__ import annotations
 
@@ -11,32 +11,35 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from tame.explainers.build import MethodName
 from tame.utils.io import replacing, write_array
 from tame.visualize import figure, overlay
 
-_ALONE, _BESIDE = 600, 400  # side, pixels, of a single panel and of one among several
+_SINGLE, _SEVERAL = 600, 400  # side of a panel in pixels, if it is the only one and if it is one of several
 
 
 @dataclass(frozen=True, eq=False)
 class Explanation:
-    """Where one class is seen in one photograph.
+    """The evidence for one class in one image.
+
+    Notebooks display it as a titled overlay.
 
     Attributes:
-        photo: EXIF-corrected RGB, uncropped; `explain_files` makes large ones smaller.
+        image: The whole image, upright RGB; `explain_files` reduces large ones.
         map: float32 (h, w) in [0, 1], min-max scaled at its own resolution.
         target: Index of the explained class.
-        class_name: Its name.
-        confidence: Its score by the classifier, in [0, 1].
-        method: Name of the explanation method.
+        class_name: Name of the explained class.
+        confidence: The classifier's confidence in that class, in [0, 1].
+        method: Explanation method, as it is written in files: ``ttame``, ``gradcam++``, ``ttame@FOLDER``.
         backbone: Name of the classifier.
         preset: Name of the preset.
-        image_size: (width, height) of the EXIF-corrected photograph, pixels.
-        crop: (left, top, right, bottom) of what the classifier was shown, in pixels of ``image_size``.
-        file: Where the photograph came from, if from a file.
-        versions: Of Python, this package, and what it rests on.
+        image_size: (width, height) of the upright image, in pixels.
+        crop: (left, top, right, bottom) of the region that the classifier was shown, in pixels of ``image_size``.
+        file: File of the image; None for an image that was passed in memory.
+        versions: Versions of Python, this package and its main dependencies.
     """
 
-    photo: Image.Image
+    image: Image.Image
     map: np.ndarray
     target: int
     class_name: str
@@ -54,22 +57,34 @@ class Explanation:
         """Class name, index and confidence, such as ``tabby (281) 93.1 %``."""
         return f"{self.class_name} ({self.target}) {100 * self.confidence:.1f} %"
 
+    @property
+    def method_title(self) -> str:
+        """Name of the method for pictures, such as ``T-TAME`` or ``Grad-CAM++``."""
+        return MethodName.of(self.method).title
+
     def overlay(self, alpha: float = 0.5, colormap: str = "jet") -> Image.Image:
-        """Return the map over the whole photograph, see `tame.visualize.overlay`."""
-        scale = self.photo.width / self.image_size[0]
+        """Return the map over the whole image, see `tame.visualize.overlay`."""
+        scale = self.image.width / self.image_size[0]
         left, top, right, bottom = (edge * scale for edge in self.crop)
-        return overlay(self.photo, self.map, (left, top, right, bottom), alpha, colormap)
+        return overlay(self.image, self.map, (left, top, right, bottom), alpha, colormap)
 
     def save(self, folder: str | Path) -> Path:
-        """Write ``STEM.TARGET.overlay.png`` (with a title) and ``STEM.TARGET.npy``; return the first."""
+        """Write the titled overlay and the map.
+
+        Args:
+            folder: Receives ``STEM.TARGET.overlay.png`` and ``STEM.TARGET.npy``; created if missing.
+
+        Returns:
+            The overlay's file.
+        """
         name = f"{Path(self.file).stem if self.file else 'explanation'}.{self.target}"
         path = Path(folder) / f"{name}.overlay.png"
-        _write_picture(path, _picture([self]))
+        _write_picture(path, _draw([self]))
         write_array(Path(folder) / f"{name}.npy", self.map)
         return path
 
     def entry(self, map_file: str, overlay_file: str) -> dict[str, Any]:
-        """Return what a manifest says of this explanation and its files, as plain JSON values."""
+        """Return the manifest entry of this explanation and its files, as plain JSON values."""
         return {
             "file": self.file,
             "target": self.target,
@@ -86,31 +101,40 @@ class Explanation:
         }
 
     def _repr_png_(self) -> bytes:
-        """Show the titled overlay in notebooks."""
+        """Return the titled overlay for notebooks."""
         buffer = io.BytesIO()
-        _picture([self]).save(buffer, format="PNG")
+        _draw([self]).save(buffer, format="PNG")
         return buffer.getvalue()
 
 
-def _picture(explanations: Sequence[Explanation]) -> Image.Image:
-    """Draw the explanations of one photograph: one alone, several beside the photograph."""
-    panels = [(explanation.title, explanation.overlay()) for explanation in explanations]
-    if len(panels) == 1:
-        return figure(panels, side=_ALONE)
-    first = explanations[0]
-    return figure([(Path(first.file or "photograph").name, first.photo), *panels], side=_BESIDE)
+def write_explanations_of_image(out: Path, name: str, explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+    """Write the explanations of one image by one method: an overlay of all classes, and a map per class.
 
+    Args:
+        out: Folder to write to.
+        name: Start of the file names; may begin with a subfolder.
+        explanations: One per class.
 
-def write_image(out: Path, name: str, explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
-    """Write the overlays and maps of one photograph into ``out``; return their manifest entries."""
+    Returns:
+        A manifest entry per class.
+    """
     overlay_file = f"{name}.overlay.png"
-    _write_picture(out / overlay_file, _picture(explanations))
+    _write_picture(out / overlay_file, _draw(explanations))
     entries = []
     for explanation in explanations:
         map_file = f"{name}.{explanation.target}.npy"
         write_array(out / map_file, explanation.map)
         entries.append(explanation.entry(map_file, overlay_file))
     return entries
+
+
+def _draw(explanations: Sequence[Explanation]) -> Image.Image:
+    """Draw the explanations of one image: a single overlay, or the image followed by several."""
+    panels = [(explanation.title, explanation.overlay()) for explanation in explanations]
+    if len(panels) == 1:
+        return figure(panels, side=_SINGLE)
+    first = explanations[0]
+    return figure([(Path(first.file or "image").name, first.image), *panels], side=_SEVERAL)
 
 
 def _write_picture(path: Path, picture: Image.Image) -> None:

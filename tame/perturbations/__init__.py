@@ -1,14 +1,13 @@
-"""Perturbed images through a classifier: each is made and classified once, and all metrics read the same scores."""
+"""Perturbed images and their scores: each image is perturbed and classified once, for all metrics together."""
 
 from tame.perturbations.base import Perturbation
 from tame.perturbations.causal import CausalInputs
 from tame.perturbations.imputed import ImputedInputs
 from tame.perturbations.masked import MaskedInputs
+from tame.perturbations.passes import PassRows, PassSettings, Stopwatch
 from tame.perturbations.scoring import (
-    PassRows,
     PlainScores,
     Scores,
-    Stopwatch,
     UsableMaps,
     perturbed_scores,
     plain_scores,
@@ -20,6 +19,7 @@ __all__ = [
     "ImputedInputs",
     "MaskedInputs",
     "PassRows",
+    "PassSettings",
     "Perturbation",
     "PlainScores",
     "Scores",

@@ -1,4 +1,4 @@
-"""What every perturbation promises."""
+"""The contract of every perturbation."""
 
 from __future__ import annotations
 
@@ -11,11 +11,13 @@ from tame.classifier import FrozenClassifier
 
 
 class Perturbation(ABC):
-    """A family of perturbed versions of an image, made from the image and its map.
+    """A family of perturbed versions of an image, computed from the image and its map.
+
+    Perturbations with the same settings are equal: several metrics can ask for one, and it is computed once.
 
     Attributes:
         names: One per perturbed version, in the order of `inputs`; see `tame.perturbations.names`.
-        reads_kept: Whether a metric reads if the model truth survived, beside its confidence.
+        reads_kept: Whether a metric uses if the predicted class stays the top class, beside its confidence.
     """
 
     names: tuple[str, ...]
@@ -26,8 +28,14 @@ class Perturbation(ABC):
         """Yield one batch per name, ready for the classifier's module: normalised, (B, C, H, W).
 
         Args:
-            classifier: Normalises.
+            classifier: Normalises the images.
             images: (B, C, H, W) float32 in [0, 1].
             maps: Unscaled, finite maps (B, h, w).
-            indices: Position of each image in the list, (B,): what is random depends on it.
+            indices: Position of each image in the list, (B,); random numbers are seeded by it.
         """
+
+    def __eq__(self, other: object) -> bool:
+        return type(other) is type(self) and vars(other) == vars(self)
+
+    def __hash__(self) -> int:
+        return hash((type(self), self.names))

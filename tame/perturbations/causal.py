@@ -1,4 +1,4 @@
-"""Images on the way from nothing to everything and back, as insertion and deletion ask."""
+"""Images whose pixels are inserted or deleted step by step, for the metrics Insertion and Deletion."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ _KERNEL, _SIGMA = 11, 5.0
 
 
 class CausalInputs(Perturbation):
-    """The most relevant pixels appear on a blurred image (insertion), or give way to the dataset mean (deletion).
+    """The most relevant pixels are inserted into a blurred image, or replaced by the dataset mean (deletion).
 
-    Step s of S moves ``floor(s HW / S)`` pixels; steps 0 and S are the two ends. The blur is Gaussian, 11 pixels
-    wide with sigma 5 (reflected at the border).
+    After step s of S, ``floor(s HW / S)`` pixels are inserted or deleted; steps 0 and S are the ends of the curve. The
+    blur is Gaussian, 11 pixels wide with sigma 5 (reflected at the border).
 
     Args:
         kinds: ``insertion``, ``deletion`` or both.

@@ -1,4 +1,4 @@
-"""Imputed images: relevant pixels are filled from their neighbours, as ROAD asks."""
+"""Imputed images: removed pixels are interpolated from their neighbours, for the metric ROAD."""
 
 from __future__ import annotations
 
@@ -26,17 +26,17 @@ NOISE = 0.01
 class ImputedInputs(Perturbation):
     """The most (MoRF) or least (LeRF) relevant pixels are replaced by noisy linear imputation.
 
-    All removed sets of a batch are solved together. The noise of an image depends on the seed and its position in
-    the list alone, and is the same for every method and every removed set.
+    All sets of removed pixels of a batch are imputed together. The noise of an image depends only on the seed and the
+    image's position in the list; it is the same for every method and every set of removed pixels.
 
     Args:
         removes: Fractions of the pixels to remove, each in (0, 1].
-        selection: ``exact`` counts, or everything that reaches a ``percentile`` (released program).
-        space: Where pixels are imputed: on the ``image`` in [0, 1]; or as the released program does, on what it
-            feeds the ``network``: the normalised image where the classifier is masked there (``vit``), so that the
-            noise has other units, and all removed is zero there.
+        selection: ``exact`` numbers of pixels, or every pixel that reaches a ``percentile`` (the authors' program).
+        space: Where pixels are imputed: the ``image`` in [0, 1]; or, as in the authors' program, the input of the
+            ``network``: the normalised image where masks are applied there (``vit``), so that the noise has other
+            units and an image whose pixels are all removed is zero.
         noise: Standard deviation of the Gaussian noise on removed pixels.
-        seed: Of the noise.
+        seed: Seed of the noise.
 
     Raises:
         InputError: If there is no fraction, one occurs twice or is out of range, or the noise is negative.
@@ -69,15 +69,15 @@ class ImputedInputs(Perturbation):
         remove = remove_exactly if self.selection == "exact" else remove_by_percentile
         removed = torch.cat([remove(scaled, self.removes, order) for order in ORDERS], 1)  # (B, 2 R, H, W)
         noise = self._noise(images, indices) if self.noise else None
-        as_fed = self.space == "network" and classifier.spec.masking == "vit"
-        given = classifier.normalise(images) if as_fed else images
+        normalised = self.space == "network" and classifier.spec.masking == "vit"
+        originals = classifier.normalise(images) if normalised else images
         all_removed: Literal["mean", "zero"] = "zero" if self.space == "network" else "mean"
-        for position in range(len(self.names)):  # one after the other: the network's batches are smaller than all
-            filled = impute(given, removed[:, position : position + 1], noise, all_removed=all_removed)[:, 0]
-            yield filled if as_fed else classifier.normalise(filled)
+        for position in range(len(self.names)):  # one by one: a pass takes fewer images than all of them
+            filled = impute(originals, removed[:, position : position + 1], noise, all_removed=all_removed)[:, 0]
+            yield filled if normalised else classifier.normalise(filled)
 
     def _noise(self, images: Tensor, indices: Tensor) -> Tensor:
-        """Return the noise (B, C, H, W) of the images at these positions of the list, on any device the same."""
+        """Return the noise (B, C, H, W) of the images at these positions of the list, the same on every device."""
 
         def draw(index: int) -> Tensor:
             generator = torch.Generator().manual_seed(mixed_seed(self.seed, index))

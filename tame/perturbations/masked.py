@@ -1,8 +1,9 @@
-"""Masked images: only the most relevant pixels remain, as Average Drop and Increase in Confidence ask."""
+"""Masked images: only the most relevant pixels remain, for Average Drop and Increase in Confidence."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from typing import get_args
 
 from torch import Tensor
 
@@ -18,12 +19,12 @@ class MaskedInputs(Perturbation):
     """Each map is scaled, upsampled to the image, thresholded and multiplied onto the image.
 
     Args:
-        scalings: Readings of the maps.
+        scalings: Scalings of the maps.
         keeps: Fractions of the pixels to keep, each in (0, 1].
         masking: Kind of masking; None for the backbone's own.
 
     Raises:
-        InputError: If there are none, one occurs twice, or a keep is not in (0, 1].
+        InputError: If there are none, one occurs twice or is unknown, or a keep is not in (0, 1].
 
     Source: T-TAME, Section IV, Eq. 13 and 14.
     """
@@ -33,6 +34,11 @@ class MaskedInputs(Perturbation):
     ) -> None:
         for keep in keeps:
             check_keep(keep)
+        for scaling in scalings:
+            if scaling not in get_args(MapScaling):
+                raise InputError(f"expected map scalings {' or '.join(get_args(MapScaling))}, got {scaling!r}")
+        if masking is not None and masking not in get_args(MaskingKind):
+            raise InputError(f"expected the masking {' or '.join(get_args(MaskingKind))}, got {masking!r}")
         self.scalings, self.keeps, self.masking = tuple(scalings), tuple(keeps), masking
         self.names = tuple(masked_name(scaling, keep) for scaling in scalings for keep in keeps)
         if not self.names or len(set(self.names)) < len(self.names):

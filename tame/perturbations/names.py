@@ -1,4 +1,4 @@
-"""Names of perturbed inputs, such as ``minmax_50``, ``morf_10``, ``deletion_3``: columns and metrics use them."""
+"""Names of perturbed inputs, such as ``minmax_50``, ``morf_10``, ``deletion_3``, and of their columns in a run."""
 
 from __future__ import annotations
 
@@ -26,5 +26,15 @@ def imputed_name(order: RemovalOrder, remove: float) -> str:
 
 
 def causal_name(kind: CausalOrder, step: int) -> str:
-    """Return the name of a step of ``insertion`` or ``deletion``; step 0 is where it starts."""
+    """Return the name of a step of ``insertion`` or ``deletion``; step 0 is the start of the curve."""
     return f"{kind}_{step}"
+
+
+def confidence_column(name: str) -> str:
+    """Return the column of the confidence p' on the perturbed input ``name``."""
+    return f"{name}_p"
+
+
+def kept_column(name: str) -> str:
+    """Return the column that says whether the predicted class is still the top class on the input ``name``."""
+    return f"{name}_kept"

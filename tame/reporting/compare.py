@@ -3,166 +3,196 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
-from dataclasses import fields, replace
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
-import torch
-from torch import Tensor
-from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
+from torch import nn
 
 from tame.classifier import FrozenClassifier
-from tame.data import Crop, ImageListDataset, array_to_photo
-from tame.evaluation.evaluate import chosen_images, run
-from tame.evaluation.processes import Processes
-from tame.evaluation.records import read_run
-from tame.evaluation.run import LOOKS
-from tame.explainers.setup import set_up_together, spec_of
-from tame.functional.scores import scores
-from tame.options import CompareOptions, EvaluateOptions
+from tame.evaluation.evaluate import evaluate_explainer, evaluation_arguments, resolve_request
+from tame.evaluation.folder import RunFolder
+from tame.evaluation.prepare import MethodChoices, Prepared, prepare
+from tame.evaluation.records import Run, open_run
+from tame.explainers.build import MethodName, build_explainer
+from tame.reporting import formats
+from tame.reporting.curves import curves_of, draw_curves
+from tame.reporting.explorer import Contender, views_of
 from tame.reporting.published import published_table
-from tame.reporting.report import View, write_report
-from tame.reporting.table import Table, compare, curves_of
-from tame.types import Explainer
+from tame.reporting.report import write_report
+from tame.reporting.results import Table
+from tame.reporting.table import build_table
 from tame.utils.checks import InputError
-from tame.utils.devices import resolve_device
-from tame.utils.io import folder_name, replacing, write_array
+from tame.utils.io import folder_name, replacing
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 logger = logging.getLogger("tame")
 
-_LOOK_AT = 3  # classes of each image in the report
+METHODS = (
+    "ttame",
+    "gradcam",
+    "gradcam++",
+    "scorecam",
+    "ablationcam",
+    "rise",
+    "iia",
+    "centre",
+    "random",
+    "all_ones",
+    "fake_cam",
+)
+"""Methods that are compared where none are named."""
 
 
-class Contender(NamedTuple):
-    """One method of a comparison, ready to be measured."""
+def compare(
+    methods: Sequence[str] = METHODS,
+    classifier: FrozenClassifier | nn.Module | str | Path | None = None,
+    *,
+    checkpoint: str | Path | None = None,
+    arguments: Mapping[str, Mapping[str, Any]] | None = None,
+    reference: str | None = None,
+    report: str | Path | None = None,
+    report_images: int = 12,
+    out: str | Path | None = None,
+    **evaluation: Any,
+) -> pd.DataFrame:
+    """Evaluate several explanation methods on one classifier and compare them.
 
-    options: EvaluateOptions
-    classifier: FrozenClassifier
-    explainer: Explainer
+    Every method is evaluated in a folder of its own in ``out``; finished runs are skipped. ``out`` then holds
+    ``table.md`` (with the numbers printed in the paper, for its backbones), ``table.csv``, ``table.tex`` and, with the
+    metric road, its curves as ``road.png`` and ``road.pdf``. All methods explain the same classifier, at the feature
+    layers of the first learned method.
 
+    Args:
+        methods: Explanation methods, see `tame list methods`; ttame@FOLDER names a checkpoint.
+        classifier: The classifier: frozen, a trained network, or what load_classifier takes as backbone; default:
+            efficientnet_lite0.
+        checkpoint: Trained attention mechanism, a folder or file, of learned methods that name none; default: the one
+            shipped for the backbone.
+        arguments: Arguments of methods by method, such as {"rise": {"masks": 500}}.
+        reference: Method to compare the others with, by paired bootstrap; default: ttame, if it is one of them.
+        report: Folder for report.html, one page with tables, curves and explanations; default: no report.
+        report_images: Number of images whose explanations the report shows.
+        out: Folder of the results; default: comparisons/BACKBONE.
+        evaluation: The data, metric and hardware arguments of `tame.evaluate`, such as ``data`` and ``metrics``.
 
-class Comparison(NamedTuple):
-    """A finished comparison: its table, its folder, and whether this process is the one that speaks."""
-
-    table: Table
-    folder: Path
-    speaks: bool
-
-
-def run_comparison(options: CompareOptions) -> Comparison:
-    """Measure every method in a folder of its own below ``out``, and compare them there.
-
-    ``table.md`` (with the published numbers, for the paper's backbones), ``table.csv``, ``table.tex``, and the ROAD
-    curves as ``road.png`` and ``road.pdf``; ``report.html`` where it is asked for. What is complete is not measured
-    again. All methods explain the same classifier object.
+    Returns:
+        A row per method and a column per measure, such as ``minmax/AD_100``, after the number of ``images``. Its
+        ``attrs`` hold the ``folder``, the ``folders`` of the methods' runs, the ``table`` as Markdown, and whether this
+        is the ``main_process`` (rank 0).
 
     Raises:
         InputError: For anything that cannot be used, for any of the methods, before any work.
+
+    Example:
+        >>> frame = compare(["gradcam", "rise"], "resnet50", data="photos/")  # doctest: +SKIP
+        >>> frame.loc["RISE", "minmax/AD_50"]  # doctest: +SKIP
     """
-    name = spec_of(options).name
-    out = Path(options.out or f"comparisons/{folder_name(name)}")
-    processes = Processes(resolve_device(options.device), options.devices, options.num_nodes)
-    contenders = prepare(options, out, processes.device)
-    reference = _reference(options, contenders)
-    process = processes.start()
-    for number, (asked, classifier, _) in enumerate(contenders, start=1):
+    asked = evaluation_arguments(evaluation)
+    named = _names(methods)
+    if report_images < 0:
+        raise InputError(f"expected report_images of 0 or more, got {report_images}")
+    choices = MethodChoices(checkpoint, arguments or {}, asked["preset"], asked["seed"])
+    prepared = prepare({text: text for text in named}, classifier, choices, asked["devices"], asked["num_nodes"])
+    request = resolve_request(prepared.classifier, asked)
+    backbone = prepared.classifier.spec.name
+    folder = Path(out or f"comparisons/{folder_name(backbone)}")
+    contenders = _contenders(named, prepared, folder)
+    against = _reference(reference, contenders)
+    for path in (*(one.folder for one in contenders), *([Path(report)] if report else [])):
+        RunFolder(path)  # refuses a file
+    process = prepared.processes.start()  # all that can be refused before has been
+    for number, one in enumerate(contenders, start=1):
         if process.rank == 0:
-            logger.info("%s: method %d of %d", asked.method, number, len(contenders))
-        run(asked, classifier=classifier, process=process)
-    runs = [read_run(asked.out) for asked, *_ in contenders]
-    methods = [asked.method for asked, *_ in contenders]
-    table = compare(runs, reference, options.seed)
+            logger.info("%s: method %d of %d", one.method.title, number, len(contenders))
+        evaluate_explainer(one.explainer, prepared.classifier, request, one.folder, process)
+    runs = [open_run(one.folder) for one in contenders]
+    table = build_table(runs, against, asked["seed"])
+    text = formats.markdown(table) + _published(backbone, contenders)
     if process.rank == 0:
-        published = published_table(name, methods)
-        note = "\nPublished, on 2,000 images of ImageNet's validation set (T-TAME, IEEE Access 2024):\n\n"
-        _write(out / "table.md", table.markdown() + (note + published if published else ""))
-        _write(out / "table.csv", table.csv())
-        _write(out / "table.tex", table.latex())
-        if "road" in options.asked_metrics():
-            from tame.visualize import road_curves
+        _write(folder, table, text, runs)
+        if report is not None:
+            curves = curves_of(runs) if _has_road(runs) else None
+            views = views_of(contenders, [entry.name for entry in table.entries], request, report_images)
+            write_report(Path(report) / "report.html", table, curves, views)
+    frame = table.frame()
+    frame.attrs |= {
+        "folder": str(folder),
+        "folders": {entry.name: str(run.folder) for entry, run in zip(table.entries, runs, strict=True)},
+        "table": text,
+        "main_process": process.rank == 0,
+    }
+    return frame
 
-            road_curves(curves_of(runs), out / "road")
-        if options.report:
-            curves = curves_of(runs) if "road" in options.asked_metrics() else None
-            names = [entry.name for entry in table.entries]  # a method may occur with several checkpoints
-            write_report(Path(options.report) / "report.html", table, curves, look(options, contenders, names))
-    return Comparison(table, out, process.rank == 0)
 
+def _names(methods: Sequence[str]) -> dict[str, MethodName]:
+    """Return the methods by their text.
 
-def prepare(options: CompareOptions, out: Path, device: str) -> list[Contender]:
-    """Build every method on one classifier, so that one that cannot serve it is refused before any work.
-
-    A method with a checkpoint is written ``lcam_img@FOLDER``.
+    Raises:
+        InputError: For no method, an unknown one, one that occurs twice, or two whose folders have one name.
     """
-    asked = [_of_one_method(options, text, out) for text in options.asked_methods()]
-    if len({one.out for one in asked}) < len(asked):
-        raise InputError(f"expected --methods with folders of different names, got {options.methods!r}")
-    setups = set_up_together([(one, one) for one in asked], device)
-    return [Contender(one, setup.classifier, setup.explainer) for one, setup in zip(asked, setups, strict=True)]
+    if isinstance(methods, str):
+        raise InputError(f"expected a sequence of methods, got the text {methods!r}")
+    named = {text: MethodName.of(text) for text in methods}
+    if not named:
+        raise InputError("expected at least one method, got none")
+    if len(named) < len(methods):
+        raise InputError(f"expected different methods, got {', '.join(methods)}")
+    for name in named.values():
+        _ = name.registered  # refuses unknown names
+    if len({_folder(name) for name in named.values()}) < len(named):
+        raise InputError(f"expected methods with folders of different names, got {', '.join(named)}")
+    return named
 
 
-def look(options: CompareOptions, contenders: Sequence[Contender], names: Sequence[str]) -> list[View]:
-    """Explain the first images and their three best classes by every method, to be looked at under these names.
-
-    What an earlier call explained is read from the runs' folders.
-    """
-    classifier = contenders[0].classifier
-    spec = classifier.spec
-    entries, files, *_ = chosen_images(contenders[0].options, spec)
-    shown = min(options.report_images, len(files))
-    dataset, device = ImageListDataset(entries, Crop.of(spec.preprocessing)), classifier.mean.device
-    views = []
-    with torch.inference_mode(), tqdm(total=shown * len(contenders), desc="report", unit="method") as bar:
-        for index in range(shown):
-            image = dataset[index]["image"].unsqueeze(0).to(device)
-            best = scores(classifier.logits(image), spec.score)[0].topk(min(_LOOK_AT, spec.num_classes))
-            classes = [
-                (target, spec.class_names[target], confidence)
-                for target, confidence in zip(best.indices.tolist(), best.values.tolist(), strict=True)
-            ]
-            maps = {}
-            for name, one in zip(names, contenders, strict=True):
-                for target, *_ in classes:
-                    maps[name, target] = _map(one, index, image, target)
-                bar.update()
-            views.append(View(files[index], array_to_photo(image[0].cpu()), classes, maps))
-    return views
+def _folder(name: MethodName) -> str:
+    """Return the name of the folder of a method's run."""
+    return folder_name(f"{name.name}-{Path(name.checkpoint).name}" if name.checkpoint else name.name)
 
 
-def _map(one: Contender, index: int, image: Tensor, target: int) -> np.ndarray:
-    """Explain ``target`` on the image (1, C, H, W) at ``index``, or read the map (h, w) that an earlier call left."""
-    path = Path(one.options.out) / LOOKS / f"{index}-{target}.npy"
-    if not path.is_file():
-        found = one.explainer(image, torch.tensor([target], device=image.device))
-        write_array(path, found[0].float().cpu().numpy())
-    values: np.ndarray = np.load(path, allow_pickle=False)
-    return values
+def _contenders(named: Mapping[str, MethodName], prepared: Prepared, out: Path) -> list[Contender]:
+    """Return the methods with their folders, all on the classifier of the first learned one."""
+    explainers = prepared.explainers
+    first = next((text for text, name in named.items() if name.learned), None)
+    shared = prepared.classifier if first is None else explainers[first].classifier
+    contenders = []
+    for text, name in named.items():
+        one = explainers[text]
+        if not name.learned and one.classifier.layers != shared.layers:
+            one = build_explainer(shared, text, **one.arguments)
+        contenders.append(Contender(text, name, out / _folder(name), one))
+    return contenders
 
 
-def _of_one_method(options: CompareOptions, text: str, out: Path) -> EvaluateOptions:
-    method, _, checkpoint = text.partition("@")
-    common = {field.name: getattr(options, field.name) for field in fields(EvaluateOptions) if field.init}
-    name = f"{method}-{Path(checkpoint).name}" if checkpoint else method
-    folder = out / folder_name(name)
-    return replace(
-        EvaluateOptions(**common), method=method, checkpoint=checkpoint or options.checkpoint, out=str(folder)
-    )
+def _reference(reference: str | None, contenders: Sequence[Contender]) -> str | None:
+    """Return the folder of the run to compare with: the one asked for, otherwise the first T-TAME, if there is any."""
+    for one in contenders:
+        known = {one.text, one.method.name, one.method.title, one.folder.name, str(one.folder)}
+        if (reference or "ttame") in known and len(contenders) > 1:
+            return str(one.folder)
+    if reference:
+        names = ", ".join(one.folder.name for one in contenders)
+        raise InputError(f"expected a reference among several methods ({names}), got {reference!r}")
+    return None
 
 
-def _reference(options: CompareOptions, contenders: Sequence[Contender]) -> str:
-    """Return the folder of the run to compare with: the one asked for, else the first T-TAME, if there is any."""
-    asked = options.reference or "ttame"
-    for one, *_ in contenders:
-        if asked in (one.method, Path(one.out).name) and len(contenders) > 1:
-            return one.out
-    if options.reference:
-        known = ", ".join(Path(one.out).name for one, *_ in contenders)
-        raise InputError(f"expected --reference among several methods ({known}), got {options.reference!r}")
-    return ""
+def _published(backbone: str, contenders: Sequence[Contender]) -> str:
+    """Return the numbers printed in the paper as Markdown, empty where there are none."""
+    table = published_table(backbone, [one.method.name for one in contenders])
+    note = "Published, on 2,000 images of ImageNet's validation set (T-TAME, IEEE Access 2024):"
+    return f"\n{note}\n\n{table}\n" if table else ""
 
 
-def _write(path: Path, text: str) -> None:
-    with replacing(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
+def _write(folder: Path, table: Table, markdown: str, runs: Sequence[Run]) -> None:
+    """Write the tables and, with the metric road, its curves."""
+    for name, text in (("table.md", markdown), ("table.csv", formats.csv(table)), ("table.tex", formats.latex(table))):
+        with replacing(folder / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    if _has_road(runs):
+        draw_curves(runs, folder / "road")
+
+
+def _has_road(runs: Sequence[Run]) -> bool:
+    return "road" in runs[0].summary.settings["metrics"]

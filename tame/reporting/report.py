@@ -1,4 +1,4 @@
-"""A comparison as one page to look at: sortable tables, curves of ROAD, cost, and an explorer of the maps."""
+"""A comparison as one HTML page: sortable tables, curves of ROAD, cost, and an explorer of the maps."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from html import escape
 from importlib.resources import files
 from pathlib import Path
 from string import Template
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -22,15 +22,13 @@ from tame import __version__
 from tame.functional.masking import min_max, upsample
 from tame.reporting import report_tables
 from tame.reporting.report_tables import tag
+from tame.reporting.results import Table
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
 from tame.visualize import PANELS, RoadCurves
 from tame.visualize.curves import styles
 
-if TYPE_CHECKING:
-    from tame.reporting.table import Table
-
-_PHOTO_SIDE, _MAP_SIDE = 448, 256  # at most so many pixels
+_IMAGE_SIDE, _MAP_SIDE = 448, 256  # at most so many pixels
 _SMOOTH_SIDE = 56  # smaller maps are upsampled to at least so many pixels: browsers interpolate in coarse steps
 _LOOKS = "jet", "viridis", "turbo", "gray"  # matplotlib's; the first is that of `tame.visualize.overlay`
 _LEVELS = 65  # of a colour map, linear in between
@@ -41,13 +39,13 @@ class View(NamedTuple):
 
     Attributes:
         file: Its name.
-        photo: As the classifier sees it: the crop, any mode.
+        image: As the classifier sees it, resized and cropped; any mode.
         classes: Index, name and confidence in [0, 1] of each class that can be picked.
         maps: (h, w) by method and index of the class, unscaled; a method may lack a class.
     """
 
     file: str
-    photo: Image.Image
+    image: Image.Image
     classes: Sequence[tuple[int, str, float]]
     maps: Mapping[tuple[str, int], np.ndarray]
 
@@ -61,21 +59,21 @@ def write_report(
 ) -> Path:
     """Write a comparison as one HTML file that needs no network and no server.
 
-    Maps are min-max scaled, a constant or invalid one becoming all ones, and stored as small grey pictures. The browser
+    Maps are min-max scaled (a constant or invalid one becomes all ones) and stored as small grey pictures. The browser
     upsamples their values and then colours them, as `tame.visualize.overlay` does. The same numbers make the same file.
 
     Args:
-        path: Of the file; missing folders are made, and it appears whole or not at all.
+        path: Of the file, which is written atomically; missing folders are made.
         table: The measures, the verdicts and the cost.
-        curves: Of ROAD; None: the page has no such section.
-        views: Of the explorer; empty: the page has no such section.
-        title: Of the page.
+        curves: Curves of ROAD; None leaves this section out.
+        views: Images of the explorer; none leave this section out.
+        title: Title of the page.
 
     Returns:
         ``path``.
 
     Raises:
-        InputError: For a view without classes, or with a map that is no (h, w) or of a class that it lacks.
+        InputError: For a view without classes, or with a map that is not (h, w) or is of a class that the view lacks.
     """
     for view in views:
         _check(view)
@@ -185,14 +183,14 @@ def _finite(lines: Mapping[str, Sequence[float]]) -> dict[str, list[float | None
 
 
 def _view(view: View) -> dict[str, Any]:
-    photo = view.photo.convert("RGB")
-    photo.thumbnail((_PHOTO_SIDE, _PHOTO_SIDE), Image.Resampling.LANCZOS)
+    image = view.image.convert("RGB")
+    image.thumbnail((_IMAGE_SIDE, _IMAGE_SIDE), Image.Resampling.LANCZOS)
     maps: dict[str, dict[str, dict[str, str]]] = {}
     for (method, index), values in view.maps.items():
         maps.setdefault(method, {})[str(index)] = _map(np.asarray(values, np.float32))
     return {
         "file": view.file,
-        "photo": _url(photo, "JPEG", quality=85),
+        "image": _url(image, "JPEG", quality=85),
         "classes": [
             {"index": int(index), "name": name, "confidence": float(confidence)}
             for index, name, confidence in view.classes
@@ -202,7 +200,7 @@ def _view(view: View) -> dict[str, Any]:
 
 
 def _map(values: np.ndarray) -> dict[str, str]:
-    """Return a map as a grey picture, and what is to be said about it."""
+    """Return a map as a grey picture, and a note where it is constant or invalid."""
     if not np.isfinite(values).all():
         values, note = np.ones_like(values), "invalid map"
     else:

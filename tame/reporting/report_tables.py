@@ -5,24 +5,24 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from html import escape
-from typing import TYPE_CHECKING
 
-from tame.explainers.controls import MINMAX_ONLY
-from tame.reporting.formats import COSTS_KEY, headings, marked, passes, sections, work
-
-if TYPE_CHECKING:
-    from tame.metrics.measures import Measure
-    from tame.reporting.table import Comparison, Entry, Table
+from tame.metrics import Measure
+from tame.reporting.layout import COSTS_KEY, marked, multiply_adds, passes, sections, units
+from tame.reporting.results import Comparison, Entry, Table
 
 _COSTS = {
     "explain_forward": "Forward passes",
     "explain_backward": "Backward passes",
-    "work": "Work (forward passes)",
+    "work": "Multiply-adds (relative)",
     "seconds_explain": "Explain (s)",
     "seconds_perturb": "Perturb (s)",
     "seconds_classify": "Classify (s)",
 }
-_SIGNS = {"win": ("+", "better than"), "loss": ("\N{MINUS SIGN}", "worse than"), "tie": ("=", "not told apart from")}
+_SIGNS = {
+    "win": ("+", "better than"),
+    "loss": ("\N{MINUS SIGN}", "worse than"),
+    "tie": ("=", "no significant difference to"),
+}
 _NOTHING = '<span aria-hidden="true">\N{EN DASH}</span><span class="hidden">none</span>'
 
 
@@ -38,7 +38,7 @@ def tag(name: str, *content: str, **attributes: str | None) -> str:
 
 def key(table: Table) -> str:
     """Return how to read the tables."""
-    text = f"In percent; best <strong>bold</strong>, second <u>underlined</u>; {COSTS_KEY}"
+    text = f"{escape(units(table))}; best <strong>bold</strong>, second <u>underlined</u>; {COSTS_KEY}"
     if table.reference is None:
         return text
     name = escape(table.entries[table.reference].name)
@@ -55,23 +55,23 @@ def switch(table: Table) -> str:
 
 
 def measures(table: Table) -> Iterator[str]:
-    """Yield a table for each reading of the maps and metric, see `tame.reporting.formats.markdown`."""
+    """Yield a table for each reading of the maps and each metric, see `tame.reporting.formats.markdown`."""
     values = marked(table, "<strong>{}</strong>", "<u>{}</u>")
-    for title, positions in sections(table.measures):
-        columns = [table.measures[position] for position in positions]
+    for section in sections(table.measures):
         heads = [
-            _head(text, measure.higher_is_better)
-            for text, measure in zip(headings(table, positions), columns, strict=True)
+            _head(heading, table.measures[position].higher_is_better)
+            for heading, position in zip(section.headings, section.positions, strict=True)
         ]
+        heads += [_head("FP", higher=False), _head("Cost", higher=False)]
         rows = [
-            [*(_cell(table, entry, position, cells[position]) for position in positions), _fp(entry), _work(entry)]
+            [*(_cell(table, entry, position, cells[position]) for position in section.positions), *_costs(entry)]
             for entry, cells in zip(table.entries, values, strict=True)
         ]
-        yield _table(table, title, [*heads, _head("FP", higher=False), _head("Work", higher=False)], rows)
+        yield _table(table, (section.title, section.reading), heads, rows)
 
 
 def cost(table: Table) -> str:
-    """Return the table of presets, passes and seconds."""
+    """Return the table of passes, multiply-adds, seconds and presets."""
     rows = [
         [
             *(_number(_amount(name, entry.cost), entry.cost.get(name)) for name in _COSTS),
@@ -80,22 +80,22 @@ def cost(table: Table) -> str:
         for entry in table.entries
     ]
     heads = [*(_head(text, higher=False) for text in _COSTS.values()), _head("Preset")]
-    return _table(table, "Means per image", heads, rows)
+    return _table(table, ("Means per image", ""), heads, rows)
 
 
-def _table(table: Table, title: str, heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """Return a table with a row per entry, in a box that scrolls by itself."""
+def _table(table: Table, caption: tuple[str, str], heads: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Return a table with a row per entry, in a box that scrolls by itself; the caption is a title and a remark."""
     lines = []
     for number, (entry, cells) in enumerate(zip(table.entries, rows, strict=True)):
         role = tag("span", "reference", class_="tag") if number == table.reference else ""
         start = tag("th", escape(entry.name), role, scope="row", data_value=entry.name, title=entry.name)
-        lines.append(tag("tr", start, *cells, class_="control" if entry.method in MINMAX_ONLY else None))
+        lines.append(tag("tr", start, *cells, class_="control" if entry.control else None))
     head = tag("thead", tag("tr", _head("Method"), *heads))
     body = tag("tbody", "\n".join(["", *lines, ""]))
-    name, _, reading = title.partition(" (")
-    caption = tag("caption", escape(name), " ", tag("small", escape(reading.removesuffix(")"))))
-    whole = tag("table", caption, head, body, class_="sortable")
-    return tag("div", whole, class_="scroll", tabindex="0", role="group", aria_label=f"{name}, scrolls sideways")
+    title, remark = caption
+    heading = tag("caption", escape(title), " ", tag("small", escape(remark)))
+    whole = tag("table", heading, head, body, class_="sortable")
+    return tag("div", whole, class_="scroll", tabindex="0", role="group", aria_label=f"{title}, scrolls sideways")
 
 
 def _head(text: str, higher: bool | None = None) -> str:
@@ -129,13 +129,13 @@ def _cell(table: Table, entry: Entry, position: int, marked: str) -> str:
     return _number(marked + sign + below, estimate.value, f"{_plain(measure)}: {hint}")
 
 
-def _fp(entry: Entry) -> str:
+def _costs(entry: Entry) -> list[str]:
+    """Return the cells of passes and of multiply-adds."""
     known = [entry.cost[name] for name in ("explain_forward", "explain_backward") if name in entry.cost]
-    return _number(passes(entry.cost).removesuffix(" backward"), sum(known) if known else None)
-
-
-def _work(entry: Entry) -> str:
-    return _number(_amount("work", entry.cost), entry.cost.get("work"))
+    return [
+        _number(passes(entry.cost).removesuffix(" backward"), sum(known) if known else None),
+        _number(_amount("work", entry.cost), entry.cost.get("work")),
+    ]
 
 
 def _plain(measure: Measure) -> str:
@@ -157,7 +157,7 @@ def _amount(name: str, cost: Mapping[str, float]) -> str:
     if value is None:
         return _NOTHING
     if name == "work":
-        return work(cost)
+        return multiply_adds(cost)
     if name.startswith("seconds"):
         return f"{value:.{4 if value < 1 else 2}f}"
     return f"{value:.1f}".removesuffix(".0")

@@ -1,35 +1,42 @@
-"""Several finished runs over the same images: whether they can be compared, their names, and what they share."""
+"""Several finished runs over the same images: whether they can be compared, and what they share."""
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tame import __version__
 from tame.evaluation.records import Run
-from tame.explainers.controls import MINMAX_ONLY
 from tame.explainers.rise import PUBLISHED_MASKS
-from tame.metrics.measures import Measure
+from tame.metrics import Measure, Metric, build_metrics, measures_of
+from tame.reporting.names import method_of, registered
 from tame.utils.checks import InputError
 
-_MUST_AGREE = ("backbone", "weights_sha256", "score", "precision", "only")
-_OF_METRICS = {
-    "ad-ic": ("masking", "ic_margin"),
-    "road": ("road_selection", "road_space", "noise", "seed"),
-    "insertion": ("steps",),
-    "deletion": ("steps",),
+_MUST_AGREE = {"backbone": None, "weights_sha256": None, "score": "softmax", "precision": "32", "only": "all"}
+"""Settings that runs must share, whatever they measure, and their values in runs that do not record them."""
+
+_PHRASES = {
+    "masking": "masking {}",
+    "ic_margin": "IC margin {:g}",
+    "road_reading": "ROAD read as {}",
+    "noise": "noise {:g}",
+    "steps": "{} steps",
 }
+"""How a caption says the settings of metrics; others are named as they are, where they are not the default."""
 
 
 def check_comparable(runs: Sequence[Run]) -> None:
     """Check that runs are over the same images, of the same classifier, with the same settings of their metrics.
 
     Raises:
-        InputError: Saying what differs from the first, or for no run.
+        InputError: Saying what differs from the first, for no run, or for one with metrics or measures that this
+            version does not know.
     """
     if not runs:
         raise InputError("expected at least one folder of an evaluation, got none")
+    for run in runs:
+        measures_in(run)
     for run in runs[1:]:
         if differences := list(_disagreements(runs[0], run)):
             raise InputError(
@@ -40,9 +47,14 @@ def check_comparable(runs: Sequence[Run]) -> None:
 
 def _disagreements(first: Run, other: Run) -> Iterator[str]:
     """Yield what forbids to compare two runs."""
-    a, b = first.summary.settings, other.summary.settings
-    names = [*_MUST_AGREE, *(key for metric in a["metrics"] for key in _OF_METRICS.get(metric, ()))]
-    yield from (f"{key} {b.get(key)}, not {a.get(key)}" for key in dict.fromkeys(names) if a.get(key) != b.get(key))
+    a, b = (_MUST_AGREE | run.summary.settings for run in (first, other))
+    shared = {metric.id for metric in metrics_in(other)}
+    names = [*_MUST_AGREE]
+    names += [key for metric in metrics_in(first) if metric.id in shared for key in metric.must_agree()]
+    different = [key for key in dict.fromkeys(names) if a.get(key) != b.get(key)]
+    yield from (f"{key} {b.get(key, 'unset')}, not {a.get(key, 'unset')}" for key in different)
+    if version_of(first) != version_of(other) and any(key not in each for key in different for each in (a, b)):
+        yield f"written by tame {version_of(other)}, not {version_of(first)}"
     if first.rows.files != other.rows.files or a.get("list_sha256") != b.get("list_sha256"):
         yield f"a list of {len(other.rows.files)} other images, not that of {len(first.rows.files)}"
     elif first.counted().files != other.counted().files:
@@ -51,42 +63,64 @@ def _disagreements(first: Run, other: Run) -> Iterator[str]:
         yield f"only one of them with {', '.join(sorted(unequal))}"
 
 
-def method_of(run: Run) -> str:
-    """Return the method of a run."""
-    return str(run.summary.settings.get("method", run.folder.name))
+def version_of(run: Run) -> str:
+    """Return the version of this program that wrote a run."""
+    return str(dict(run.summary.settings.get("versions") or {}).get("tame", "of an unknown version"))
 
 
-def names_of(runs: Sequence[Run]) -> list[str]:
-    """Name runs by method, and where a method occurs twice by the end of its folder that tells them apart too."""
-    names = methods = [method_of(run) for run in runs]
-    for method, times in Counter(methods).items():
-        if times > 1:
-            places = [place for place, name in enumerate(methods) if name == method]
-            ends = _ends([runs[place].folder for place in places])
-            short = [end.removeprefix(f"{method}-") for end in ends]  # a comparison's folders begin with the method
-            told = dict(zip(places, short if len(set(short)) == times else ends, strict=True))
-            names = [f"{name} ({told[place]})" if place in told else name for place, name in enumerate(names)]
-    return names
+def metrics_in(run: Run) -> tuple[Metric, ...]:
+    """Return the metrics of a run with their settings.
+
+    Raises:
+        InputError: For a run of another version with metrics or settings that this version does not know.
+    """
+    settings = run.summary.settings
+    try:
+        return build_metrics(settings["metrics"], settings)
+    except (InputError, KeyError, TypeError, ValueError) as error:
+        raise InputError(f"{_written_by_another(run)}: {error}") from error
 
 
-def _ends(folders: Sequence[Path]) -> list[str]:
-    """Return the shortest end of each path that none of the others has."""
-    ends = []
-    for place, folder in enumerate(folders):
-        others = [*folders[:place], *folders[place + 1 :]]
-        tails = (folder.parts[-count:] for count in range(1, len(folder.parts)))
-        unique = (tail for tail in tails if all(other.parts[-len(tail) :] != tail for other in others))
-        ends.append(str(Path(*next(unique, folder.parts))))
-    return ends
+def measures_in(run: Run) -> list[Measure]:
+    """Return the measures of a run, in the order of tables.
+
+    Raises:
+        InputError: As `metrics_in`, and for measures that this version does not know.
+    """
+    metrics_in(run)
+    measures, found = measures_of(run.summary.settings), run.summary.metrics
+    if unknown := sorted(found.keys() - {measure.name for measure in measures}):
+        raise InputError(f"{_written_by_another(run)}: unknown measures {', '.join(unknown)}")
+    return [measure for measure in measures if measure.name in found]
+
+
+def _written_by_another(run: Run) -> str:
+    return (
+        f"{run.folder} was written by tame {version_of(run)}; its metrics cannot be read by tame {__version__}, "
+        "evaluate again"
+    )
+
+
+def is_minmax_only(run: Run) -> bool:
+    """Return whether a run is of a control whose ranks mean nothing, see `tame.explainers.Method`."""
+    method = registered(method_of(run))
+    return method is not None and method.minmax_only
 
 
 def means_something(run: Run, measure: Measure) -> bool:
-    """Return whether the maps of a run can be read as a measure does; see `tame.reporting.table.compare`."""
-    return measure.group == "minmax" or method_of(run) not in MINMAX_ONLY
+    """Return whether the maps of a run can be read as a measure does; see `tame.reporting.table.build_table`."""
+    return measure.group == "minmax" or not is_minmax_only(run)
+
+
+def preset_of(run: Run) -> str:
+    """Return the preset with its changes, such as ``tame, masking=cnn``."""
+    settings = run.summary.settings
+    changes = [f"{name}={value}" for name, value in dict(settings.get("overrides") or {}).items()]
+    return ", ".join([str(settings.get("preset", "-")), *changes])
 
 
 def classifier_of(settings: Mapping[str, Any]) -> str:
-    """Return backbone and weights, such as ``vgg16 (IMAGENET1K_V1)``; of weights from a file its name."""
+    """Return backbone and weights, such as ``vgg16 (IMAGENET1K_V1)``; for weights from a file its name."""
     return f"{settings['backbone']} ({Path(settings['weights']).name})"
 
 
@@ -99,22 +133,22 @@ def images_of(run: Run) -> str:
     return f"{len(run.counted().files)} of {count} images{origin} (only {settings['only']})"
 
 
-def cam_layer_of(run: Run) -> str:
-    """Return the CAM layer that was asked for in place of the backbone's own; empty for none."""
-    return str(run.summary.settings.get("cam_layer", ""))
+def arguments_of(run: Run) -> dict[str, Any]:
+    """Return the arguments that the method of a run was built with."""
+    return dict(run.summary.settings.get("arguments") or {})
 
 
 def notes_of(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
-    """Return remarks on single runs: what was made smaller or chosen otherwise, and maps that were no explanation."""
-    several = len({cam_layer_of(run) for run in runs}) > 1
+    """Return remarks on single runs: arguments that are not the default, and maps that were no explanation."""
+    shared = _shared_layer(runs)
     notes = []
     for run, name in zip(runs, names, strict=True):
-        summary = run.summary
-        masks = summary.settings.get("rise_masks", PUBLISHED_MASKS)
+        summary, arguments = run.summary, arguments_of(run)
+        masks, layer = arguments.get("masks", PUBLISHED_MASKS), arguments.get("layer")
         if masks != PUBLISHED_MASKS:
             notes.append(f"{name}: {masks} random masks, not the published {PUBLISHED_MASKS}.")
-        if several and cam_layer_of(run):
-            notes.append(f"{name}: CAM layer {cam_layer_of(run)}.")
+        if layer and not shared:
+            notes.append(f"{name}: CAM layer {layer}.")
         if summary.constant or summary.invalid:
             notes.append(
                 f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
@@ -127,14 +161,25 @@ def caption_of(runs: Sequence[Run]) -> str:
     """Return what all runs of a table share."""
     settings = runs[0].summary.settings
     parts = [classifier_of(settings), images_of(runs[0])]
-    if len(layers := {cam_layer_of(run) for run in runs}) == 1 and (layer := layers.pop()):
+    if layer := _shared_layer(runs):
         parts.append(f"CAM layer {layer}")
-    if "ad-ic" in settings["metrics"]:
-        parts += [f"masking {settings['masking']}", f"IC margin {settings['ic_margin']:g}"]
-    if "road" in settings["metrics"]:
-        parts += [f"ROAD read as {settings['road_reading']}", f"noise {settings['noise']:g}"]
-    if "steps" in settings and {"insertion", "deletion"} & set(settings["metrics"]):
-        parts.append(f"{settings['steps']} steps")
+    parts += dict.fromkeys(part for metric in metrics_in(runs[0]) for part in _settings_of(metric))
     if str(settings.get("precision", 32)) not in ("32", "32-true"):
         parts.append(f"precision {settings['precision']}")
     return ", ".join(parts) + "."
+
+
+def _settings_of(metric: Metric) -> Iterator[str]:
+    """Yield the settings of a metric that a caption states."""
+    defaults, shared = type(metric)().settings(), metric.must_agree()
+    for name, value in metric.settings().items():
+        if name in _PHRASES:
+            yield _PHRASES[name].format(value)
+        elif name in shared and value != defaults[name]:
+            yield f"{name} {value}"
+
+
+def _shared_layer(runs: Sequence[Run]) -> str | None:
+    """Return the layer that all runs were told to explain, None where they were told none or several."""
+    layers = {arguments_of(run).get("layer") for run in runs}
+    return layers.pop() if len(layers) == 1 else None

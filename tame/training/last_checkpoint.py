@@ -1,4 +1,4 @@
-"""Lightning's checkpoint of a run that can be interrupted at any step and continued."""
+"""Lightning's checkpoint from which an interrupted run is resumed."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from lightning.pytorch.callbacks import Checkpoint
 class LastCheckpoint(Checkpoint):
     """Writes ``last.ckpt`` every few optimiser steps, and after each epoch's validation.
 
-    An epoch's last step is left to its end: a run that continues from before the validation would skip it.
+    There is none between an epoch's last step and its validation: a run resumed from there would skip the validation.
 
     Args:
-        path: The file; it is replaced whole.
-        every: Batches between two checkpoints: what a crash can cost.
+        path: The file.
+        every: Optimiser steps between two checkpoints.
     """
 
     def __init__(self, path: Path, every: int) -> None:
@@ -26,7 +26,7 @@ class LastCheckpoint(Checkpoint):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Save inside an epoch."""
+        """Save within an epoch."""
         if trainer.global_step % self.every == 0 and not trainer.is_last_batch:
             trainer.save_checkpoint(self.path)
 

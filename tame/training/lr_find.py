@@ -1,10 +1,9 @@
-"""Learning-rate range test: train with a rate that grows at each step, and look where the loss falls."""
+"""Learning-rate range test: train with a rate that grows at each step, and find where the loss falls."""
 
 from __future__ import annotations
 
 import csv
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -14,35 +13,37 @@ import torch
 from lightning import Trainer
 from lightning.pytorch.tuner.tuning import Tuner
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 
 from tame.attention.loss import AttentionLoss
-from tame.backbones import find_spec
-from tame.classifier.probing.overrides import Given
+from tame.checkpoints.classifier import DEFAULT_BACKBONE
+from tame.classifier import FrozenClassifier
 from tame.data import Batch
-from tame.options import LrFindOptions
+from tame.training.build import Training, build
+from tame.training.images import TrainingImages
 from tame.training.module import AttentionModule
 from tame.training.optim import build_optimizer
-from tame.training.setup import TrainingSetup, set_up, start, with_attention
+from tame.training.plan import Hardware, Output, resolve
+from tame.training.recipe import InitKind, Recipe, TrainableKind
+from tame.types import LossForm, MaskingKind, Precision
 from tame.utils.checks import InputError
-from tame.utils.devices import resolve_device, resolve_precision
-from tame.utils.io import folder_name, replacing
+from tame.utils.io import replacing
 from tame.visualize import learning_rate_curve
 
 _FEWEST_STEPS = 10
-_SMOOTHING = 1 / 25  # standard deviation of the window, as a share of the steps
-_CLEAR = 5.0  # a fall counts from this many standard errors of the smoothed loss on
+_SMOOTHING = 1 / 25  # standard deviation of the window, relative to the number of steps
+_CLEAR = 5.0  # number of standard errors of the smoothed loss from which on a fall counts
 
 
 class LrCurve(NamedTuple):
-    """Loss over learning rate, one value per step that was trained."""
+    """Loss over learning rate, one value per training step."""
 
     lrs: list[float]
     losses: list[float]
 
 
 class LrFound(NamedTuple):
-    """What a range test says: the curve, the loss smoothed, the rate it suggests, if any, and the folder."""
+    """Result of a range test: the curve, the smoothed loss, the suggested rate (or None), and the folder."""
 
     curve: LrCurve
     smoothed: list[float]
@@ -50,57 +51,144 @@ class LrFound(NamedTuple):
     folder: Path
 
 
-def lr_find(options: LrFindOptions) -> LrFound:
-    """Test learning rates from ``min_lr`` to ``max_lr`` on the training images; write ``lr_find.csv`` and ``.png``.
+class LrRange(NamedTuple):
+    """The rates of a range test."""
 
-    Source: Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
+    min_lr: float
+    max_lr: float
+    steps: int
 
-    Raises:
-        InputError: For anything that cannot be used, before any work.
-    """
-    if not 0 < options.min_lr < options.max_lr < float("inf"):
-        raise InputError(f"expected 0 < --min-lr < --max-lr, got {options.min_lr:g} and {options.max_lr:g}")
-    if options.steps < _FEWEST_STEPS:
-        raise InputError(f"expected --steps of at least {_FEWEST_STEPS}, got {options.steps}")
-    device = resolve_device(options.device)
-    precision: Any = resolve_precision(options.precision, device, training=True)
-    spec = find_spec(options.backbone, Given.by(options))
-    options = replace(with_attention(options, spec), epochs=1)  # with none, nothing would be made ready to train
-    setup = set_up(options, spec, device)
-    start(setup, options)
-    trainer = {"accelerator": device, "precision": precision, "gradient_clip_val": options.clip or None}
-    curve = range_test(setup, options, trainer)
-    smoothed = smooth(curve.losses)
-    out = Path(options.out or f"runs/{folder_name(spec.name)}-lr-find")
-    found = LrFound(curve, smoothed, suggest(curve), out)
-    with replacing(out / "lr_find.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("lr", "loss", "smoothed"), *zip(*curve, smoothed, strict=True)])
-    learning_rate_curve(*curve, smoothed, found.suggestion, out / "lr_find.png")
-    return found
+    def check(self) -> None:
+        """Check the rates.
+
+        Raises:
+            InputError: For rates in another order than 0, min_lr, max_lr, or too few steps.
+        """
+        if not 0 < self.min_lr < self.max_lr < float("inf"):
+            raise InputError(f"expected 0 < min_lr < max_lr, got {self.min_lr:g} and {self.max_lr:g}")
+        if self.steps < _FEWEST_STEPS:
+            raise InputError(f"expected steps of at least {_FEWEST_STEPS}, got {self.steps}")
 
 
-def range_test(setup: TrainingSetup, options: LrFindOptions, trainer_options: dict[str, Any]) -> LrCurve:
-    """Train while the learning rate grows exponentially, and put the mechanism back as it was.
+def lr_find(
+    classifier: FrozenClassifier | nn.Module | str | Path = DEFAULT_BACKBONE,
+    *,
+    min_lr: float = 1e-5,
+    max_lr: float = 10.0,
+    steps: int = 100,
+    out: str | Path | None = None,
+    data: str | Path | None = None,
+    lists: str | Path | None = None,
+    train_list: str | Path | None = None,
+    val_list: str | Path | None = None,
+    per_label: int | None = None,
+    limit_images: int | None = None,
+    preset: str = "tame",
+    attention: str | None = None,
+    init: InitKind | None = None,
+    init_images: int = 16,
+    trainable: TrainableKind | None = None,
+    loss: LossForm | None = None,
+    masking: MaskingKind | None = None,
+    batch_size: int | None = None,
+    clip: float | None = None,
+    precision: Precision = "auto",
+    num_workers: int = 0,
+    seed: int = 0,
+) -> LrFound:
+    """Suggest a learning rate for a training run by a range test.
 
-    A loss that is no number, or whose running average grows to four times its smallest value, ends the test.
+    The start of that run is trained for some steps, with a learning rate that grows from step to step. The curve is
+    written as ``lr_find.csv`` and ``lr_find.png``; the mechanism is not.
 
     Args:
-        setup: What is trained; started already.
-        options: Range, number of steps and seed.
-        trainer_options: For Lightning's trainer.
+        classifier: The classifier: frozen, a trained network, or a name (see `tame.load_classifier`). The test runs on
+            the device of the classifier.
+        min_lr: Learning rate of the first step.
+        max_lr: Learning rate of the last step.
+        steps: Number of steps; a loss that explodes ends the test.
+        out: Folder of the curve; default: runs/BACKBONE-lr-find.
+        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of images; default: DATA
+            of the environment or of .env.
+        lists: Folder of image lists; default: LIST of the environment or of .env.
+        train_list: List of training images, a path or a name in lists; default: train.txt there, otherwise every image
+            of the training folder.
+        val_list: List of validation images, which are not used here; default: Validation.txt in lists, otherwise 10 %
+            of the training images, drawn by seed.
+        per_label: Largest number of training images of each label; default: all.
+        limit_images: Number of training images, drawn by seed; default: all.
+        preset: Preset of all choices that are not made here: paper, released or tame (see `tame list presets`).
+        attention: Attention mechanism (see `tame list attention`); an L-CAM reads one layer, the last of the preset's
+            layer set unless layers are named; default: T-TAME, in the preset's form for the kind of classifier.
+        init: Initialisation of the mechanism: random, or from the classifier's gradients; default: the preset's.
+        init_images: Number of training images to initialise from the classifier with.
+        trainable: Trained part: all of the mechanism, or one fusion row that all classes share; default: the preset's.
+        loss: Loss: cross-entropy with area and variation in the form of the paper or of the released program, ranked
+            (masks of a given area), or cross-entropy alone; default: the preset's.
+        masking: Masking of the images that are classified again: cnn or vit; default: the backbone's.
+        batch_size: Images per optimiser step; default: the preset's.
+        clip: Largest norm of the gradient; default: no clipping.
+        precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
+        num_workers: Worker processes that load images; 0 loads them in the main process.
+        seed: Seed of everything random.
+
+    Returns:
+        The curve, and the rate at which the smoothed loss falls most steeply, None if it does not fall clearly.
 
     Raises:
-        InputError: If the loss is no number from the first step on.
+        InputError: For anything that cannot be used, before the test starts.
+
+    Source: Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
     """
-    setup.data.setup()
-    loss = AttentionLoss(setup.choices.loss, score=setup.model.classifier.spec.score)
+    rates = LrRange(min_lr, max_lr, steps)
+    rates.check()
+    images = TrainingImages(
+        data=data,
+        lists=lists,
+        train_list=train_list,
+        val_list=val_list,
+        per_label=per_label,
+        limit_images=limit_images,
+    )
+    recipe = Recipe(
+        preset=preset,
+        attention=attention,
+        init=init,
+        init_images=init_images,
+        trainable=trainable,
+        loss=loss,
+        masking=masking,
+        epochs=1,  # without one, no shared row is made ready
+        batch_size=batch_size,
+        clip=clip,
+    )
+    hardware = Hardware(precision=precision, num_workers=num_workers)
+    output = Output(out, resume=False, default="runs/{backbone}-lr-find")
+    training = build(resolve(classifier, images, recipe, hardware, seed, output))
+    return _write(range_test(training, rates), training.plan.folder)
+
+
+def range_test(training: Training, rates: LrRange) -> LrCurve:
+    """Train while the learning rate grows exponentially, and restore the mechanism.
+
+    A loss that is not finite, or whose running average grows to four times its smallest value, ends the test.
+
+    Args:
+        training: What to train, initialised.
+        rates: The learning rates.
+
+    Raises:
+        InputError: If the loss is not finite at the first step.
+    """
+    plan, model = training.plan, training.model
+    training.data.setup()
     module = _Probe(
-        setup.model,
-        loss,
-        max_lr=options.min_lr,
-        other_classes=setup.choices.other_classes,
-        masking=setup.choices.masking,
-        seed=options.seed,
+        model,
+        AttentionLoss(plan.choices.loss, score=model.classifier.spec.score),
+        max_lr=rates.min_lr,
+        other_classes=plan.choices.other_classes,
+        masking=plan.choices.masking,
+        seed=plan.seed,
     )
     with TemporaryDirectory() as folder:  # the tuner saves the mechanism there
         trainer = Trainer(
@@ -109,34 +197,45 @@ def range_test(setup: TrainingSetup, options: LrFindOptions, trainer_options: di
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
-            **trainer_options,
+            **plan.trainer_arguments(),
         )
         Tuner(trainer).lr_find(
             module,
-            train_dataloaders=setup.data.train_dataloader(),
-            min_lr=options.min_lr,
-            max_lr=options.max_lr,
-            num_training=options.steps,
+            train_dataloaders=training.data.train_dataloader(),
+            min_lr=rates.min_lr,
+            max_lr=rates.max_lr,
+            num_training=rates.steps,
             update_attr=False,
         )
+    model.to(plan.device)  # Lightning leaves it on the CPU
     if not module.curve.losses:
-        raise InputError(f"the loss is not finite at the smallest learning rate, {options.min_lr:g}")
+        raise InputError(f"the loss is not finite at the smallest learning rate, {rates.min_lr:g}")
     return module.curve
 
 
+def _write(curve: LrCurve, folder: Path) -> LrFound:
+    """Write and return what a curve says."""
+    smoothed = smooth(curve.losses)
+    found = LrFound(curve, smoothed, suggest(curve), folder)
+    with replacing(folder / "lr_find.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([("lr", "loss", "smoothed"), *zip(*curve, smoothed, strict=True)])
+    learning_rate_curve(*curve, smoothed, found.suggestion, folder / "lr_find.png")
+    return found
+
+
 class _Probe(AttentionModule):
-    """Training at whatever rate the tuner sets: no schedule of its own, and a loss that explodes ends it quietly."""
+    """Training at the rate that the tuner sets, without a schedule; a loss that is not finite ends it without error."""
 
     def __init__(self, *args: Any, **options: Any) -> None:
         super().__init__(*args, **options)
         self.curve = LrCurve([], [])
 
     def configure_optimizers(self) -> Any:
-        """Return the optimiser of training, alone."""
+        """Return the optimiser of training, without its schedule."""
         return build_optimizer(self.model.attention, self.max_lr)
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:  # type: ignore[override] # None skips
-        """Return the loss of a batch, remembered with the rate that the next step will take."""
+        """Return the loss of a batch, and record it with the rate of the following optimiser step."""
         total = self.training_terms(batch)["total"]
         if not torch.isfinite(total):
             self.trainer.should_stop = True
@@ -147,7 +246,7 @@ class _Probe(AttentionModule):
 
 
 def smooth(losses: Sequence[float]) -> list[float]:
-    """Average each loss with its neighbours, weighted by a Gaussian: no lag, unlike a running average."""
+    """Average each loss with its neighbours by Gaussian weights; unlike a running average it does not lag."""
     smoothed: list[float] = (_weights(len(losses)) @ np.asarray(losses)).tolist()
     return smoothed
 
@@ -155,8 +254,8 @@ def smooth(losses: Sequence[float]) -> list[float]:
 def suggest(curve: LrCurve) -> float | None:
     """Return the rate at which the smoothed loss falls most steeply over the logarithm of the rate.
 
-    None where no rate can be suggested: the loss does not fall from its highest to its lowest value by clearly more
-    than batches differ.
+    None if the loss does not fall clearly: its fall from the highest to the lowest value is small compared with the
+    differences between batches.
 
     Example:
         >>> lrs = [10 ** (step / 10) for step in range(-40, 1)]

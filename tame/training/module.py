@@ -1,4 +1,4 @@
-"""The LightningModule: steps, logging and optimiser; every formula lives elsewhere."""
+"""The LightningModule: steps, logging and optimiser; the formulas are in `tame.attention`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from tame.utils.checks import InputError
 from tame.utils.seeds import mixed_seed
 
 SMALLEST_KEEP = 0.1
-"""The ranked loss keeps between this share of the pixels and all of them."""
+"""The ranked loss keeps at least this fraction of the pixels, and at most all of them."""
 
 
 class AttentionModule(LightningModule):
@@ -32,9 +32,9 @@ class AttentionModule(LightningModule):
         max_lr: Peak of the one-cycle schedule.
         other_classes: See `ExplainedClassifier.training_pass`.
         masking: Masking of the second pass; None for the backbone's own.
-        seed: Of what is drawn for a batch, together with the step: a resumed run draws the same.
-        total_steps: Optimiser steps of the whole run; 0: Lightning counts them, but it makes the training loader
-            for that before a checkpoint is restored, so that a run cannot continue inside an epoch.
+        seed: Seed of what is drawn for a batch, together with the step: a resumed run draws the same.
+        total_steps: Optimiser steps of the whole run. 0 lets Lightning count them; for that it creates the training
+            loader before a checkpoint is restored, and a run can then not be resumed inside an epoch.
     """
 
     def __init__(
@@ -55,7 +55,7 @@ class AttentionModule(LightningModule):
         self.masking = masking
         self.seed = seed
         self.total_steps = total_steps
-        self.strict_loading = False  # the classifier is not in the checkpoint
+        self.strict_loading = False  # checkpoints do not contain the classifier
 
     @property
     def classifier(self) -> FrozenClassifier:
@@ -67,7 +67,7 @@ class AttentionModule(LightningModule):
         return self.model.maps(images, targets)
 
     def on_fit_start(self) -> None:
-        """Let batch norm follow the batches only where it is trained."""
+        """Put the mechanism in train mode, so that batch norm follows the batches, only if batch norm is trained."""
         self.model.attention.train(any(norm.weight.requires_grad for norm in _norms(self.model.attention)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
@@ -77,7 +77,7 @@ class AttentionModule(LightningModule):
         self.log("loss", terms["total"], prog_bar=True, logger=False)
         if not torch.isfinite(terms["total"]):
             raise InputError(
-                f"the loss is {terms['total'].item()} at step {self.global_step}: lower --lr, or set --clip"
+                f"the loss is {terms['total'].item()} at step {self.global_step}: use a lower lr, or set clip"
             )
         return terms["total"]
 
@@ -89,7 +89,7 @@ class AttentionModule(LightningModule):
         return self.loss(self._pass(images, keep, generator))
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the terms and how often the classifier keeps its decision on the masked image."""
+        """Log the terms, and how often the predicted class of the masked image is that of the image."""
         images = batch["image"]
         size = len(images)
         keep = torch.linspace(SMALLEST_KEEP, 1, size)
@@ -100,7 +100,7 @@ class AttentionModule(LightningModule):
         self.log_dict(logged, batch_size=size, sync_dist=True)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
-        """Do nothing: in `Trainer.test` callbacks measure, such as `tame.callbacks.metrics.RemoveAndDebias`."""
+        """Do nothing: `Trainer.test` runs callbacks, such as `tame.callbacks.metrics.RemoveAndDebias`."""
 
     def configure_optimizers(self) -> Any:
         """Return SGD and its one-cycle schedule over all steps of the run."""

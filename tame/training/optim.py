@@ -1,4 +1,4 @@
-"""Optimiser and schedule of the published training: SGD with Nesterov momentum under one cycle per run."""
+"""Optimiser and schedule of the paper's training: SGD with Nesterov momentum, one learning-rate cycle per run."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch.optim.lr_scheduler import OneCycleLR
 
 
 def parameter_groups(attention: nn.Module, weight_decay: float = 5e-4) -> list[dict[str, Any]]:
-    """Return two groups: biases without decay, all other parameters (batch norm's weights too) with it."""
+    """Return two groups: biases without weight decay, and all other parameters (also of batch norm) with it."""
     named = [(name, value) for name, value in attention.named_parameters() if value.requires_grad]
     return [
         {"params": [value for name, value in named if "bias" in name], "weight_decay": 0.0},
@@ -26,7 +26,7 @@ def build_optimizer(attention: nn.Module, lr: float, momentum: float = 0.9, weig
 def build_schedule(optimizer: Optimizer, max_lr: float, total_steps: int) -> OneCycleLR:
     """Return one cycle over the whole run, one step per optimiser step.
 
-    PyTorch's defaults hold: from ``max_lr / 25`` up for 30 % of the steps and down to ``max_lr / 250,000``, by
-    cosines, while the momentum goes 0.95 - 0.85 - 0.95.
+    With PyTorch's defaults: the rate rises from ``max_lr / 25`` for 30 % of the steps and falls to
+    ``max_lr / 250,000``, along cosines, while the momentum goes from 0.95 to 0.85 and back.
     """
     return OneCycleLR(optimizer, max_lr=max_lr, total_steps=total_steps)

@@ -1,165 +1,137 @@
-"""From options to a trained explainer on disk."""
+"""Train an attention mechanism: resolve the arguments, build, fit, save."""
 
 from __future__ import annotations
 
-import copy
-import time
-from collections.abc import Sequence
-from dataclasses import asdict
 from pathlib import Path
-from typing import Any
 
-import torch
-from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
+from torch import nn
 
-from tame.attention import TAME
-from tame.attention.loss import AttentionLoss
-from tame.attention.model import ExplainedClassifier
-from tame.attention.shared import fold_shared_row
-from tame.backbones import find_spec
-from tame.checkpoints.native import TENSORS, describe, save_attention
+from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
-from tame.classifier.probing.overrides import Given
-from tame.data import list_hash, write_list
-from tame.options import TrainOptions
-from tame.presets import Preset
-from tame.training.last_checkpoint import LastCheckpoint
-from tame.training.module import AttentionModule
-from tame.training.setup import TrainingLists, logger, resolve_choices, set_up, start, with_attention
-from tame.utils.checks import InputError
-from tame.utils.devices import resolve_device, resolve_precision
-from tame.utils.io import check_same_settings, folder_name, write_json
-
-_SAVE_EVERY = 50  # optimiser steps: what a crash can cost
+from tame.training.build import build
+from tame.training.fit import fit
+from tame.training.images import TrainingImages
+from tame.training.plan import Hardware, Output, resolve
+from tame.training.recipe import InitKind, Recipe, TrainableKind
+from tame.training.save import TrainedRun, save
+from tame.types import LossForm, MaskingKind, Precision
 
 
-def train(options: TrainOptions, callbacks: Sequence[Callback] = (), monitor: str = "val/total") -> Path:
-    """Train an attention mechanism and write it, with its provenance, to ``options.out``.
+def train(
+    classifier: FrozenClassifier | nn.Module | str | Path = DEFAULT_BACKBONE,
+    *,
+    data: str | Path | None = None,
+    lists: str | Path | None = None,
+    train_list: str | Path | None = None,
+    val_list: str | Path | None = None,
+    per_label: int | None = None,
+    limit_images: int | None = None,
+    limit_val_images: int | None = None,
+    preset: str = "tame",
+    attention: str | None = None,
+    init: InitKind | None = None,
+    init_images: int = 16,
+    trainable: TrainableKind | None = None,
+    loss: LossForm | None = None,
+    masking: MaskingKind | None = None,
+    epochs: int | None = None,
+    batch_size: int | None = None,
+    lr: float | None = None,
+    clip: float | None = None,
+    devices: int = 1,
+    num_nodes: int = 1,
+    strategy: str = "auto",
+    precision: Precision = "auto",
+    num_workers: int = 0,
+    seed: int = 0,
+    out: str | Path | None = None,
+    resume: bool = True,
+) -> TrainedRun:
+    """Train an attention mechanism that explains a classifier; the classifier itself does not change.
 
-    The folder then holds the best epoch's mechanism (``attention.safetensors``, ``metadata.json``), the last
-    epoch's in ``last/``, Lightning's checkpoints in ``lightning/``, the logs, and the lists that were used.
+    After each epoch AD and IC are measured on the validation images; the epoch with the smallest AD of half of the
+    pixels (``val/rank/AD_50``) is the best one. The folder of the run contains the mechanism of the best epoch
+    (``attention.safetensors``, ``metadata.json``), that of the last epoch (``last/``), Lightning's checkpoints
+    (``lightning/``), logs (``logs/``), the image lists (``train.txt``, ``validation.txt``), and ``config.json``: the
+    arguments that repeat the run.
 
     Args:
-        options: See `TrainOptions`.
-        callbacks: Added to the trainer's.
-        monitor: Logged value whose smallest epoch is the best.
+        classifier: The classifier: frozen, a trained network, or a name (see `tame.load_classifier`). It is trained on
+            the device of the classifier.
+        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of images; default: DATA
+            of the environment or of .env.
+        lists: Folder of image lists; default: LIST of the environment or of .env.
+        train_list: List of training images, a path or a name in lists; default: train.txt there, otherwise every image
+            of the training folder.
+        val_list: List of validation images; default: Validation.txt in lists, otherwise 10 % of the training images,
+            drawn by seed.
+        per_label: Largest number of training images of each label; default: all.
+        limit_images: Number of training images, drawn by seed; default: all.
+        limit_val_images: Number of validation images, drawn by seed; default: all.
+        preset: Preset of all choices that are not made here: paper, released or tame (see `tame list presets`).
+        attention: Attention mechanism (see `tame list attention`); an L-CAM reads one layer, the last of the preset's
+            layer set unless layers are named; default: T-TAME, in the preset's form for the kind of classifier.
+        init: Initialisation of the mechanism: random, or from the classifier's gradients; default: the preset's.
+        init_images: Number of training images to initialise from the classifier with.
+        trainable: Trained part: all of the mechanism, or one fusion row that all classes share; default: the preset's.
+        loss: Loss: cross-entropy with area and variation in the form of the paper or of the released program, ranked
+            (masks of a given area), or cross-entropy alone; default: the preset's.
+        masking: Masking of the images that are classified again: cnn or vit; default: the backbone's.
+        epochs: Passes over the training images; 0 writes the initialised mechanism; default: the preset's.
+        batch_size: Images per optimiser step; default: the preset's.
+        lr: Peak learning rate of the one-cycle schedule; default: the preset's.
+        clip: Largest norm of the gradient; default: no clipping.
+        devices: Number of devices.
+        num_nodes: Number of nodes.
+        strategy: Lightning's strategy (auto, ddp, ...).
+        precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
+        num_workers: Worker processes that load images; 0 loads them in the main process.
+        seed: Seed of everything random.
+        out: Folder of the run; default: runs/BACKBONE.
+        resume: Resume an interrupted run in that folder, and refuse to overwrite a finished one; false starts over.
 
     Returns:
-        The folder of the run.
+        The folder of the run, the trained explainer, and its validation metrics.
 
     Raises:
-        InputError: For anything that cannot be used, before any work.
+        InputError: For anything that cannot be used, before training starts; for a loss that becomes infinite or NaN.
+
+    Example:
+        >>> import tempfile, torch, tame
+        >>> from torch import nn
+        >>> photos = Path(tame.__file__).parent / "assets"
+        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        >>> classifier = tame.FrozenClassifier.from_module(net, ["1"], classes=["cat", "dog"])
+        >>> run = tame.train(classifier, data=photos, epochs=0, out=tempfile.mkdtemp())
+        >>> run.explainer(torch.rand(1, 3, 224, 224), torch.tensor([1])).shape
+        torch.Size([1, 222, 222])
     """
-    device = resolve_device(options.device)
-    precision: Any = resolve_precision(options.precision, device, training=True)
-    resolve_choices(options)  # what contradicts itself is said first
-    spec = find_spec(options.backbone, Given.by(options))
-    options = with_attention(options, spec)
-    out = Path(options.out or f"runs/{folder_name(spec.name)}")
-    _refuse_finished(out, options.resume)
-    setup = set_up(options, spec, device)
-    choices, model, lists, data = setup
-    details = _details(choices, options, model.classifier, lists)
-    resume_from = _resume_from(out, options.resume, details)
-    write_json(out / "config.json", asdict(options))
-    write_list(out / "train.txt", lists.train, lists.train_root)
-    write_list(out / "validation.txt", lists.val, lists.val_root)
-    started = time.monotonic()
-    start(setup, options)
-    if choices.epochs == 0:
-        return save_attention(out, model, details | {"seconds": round(time.monotonic() - started), "epoch": 0})
-    best = ModelCheckpoint(out / "lightning", "best", monitor=monitor, enable_version_counter=False)
-    last = LastCheckpoint(out / "lightning" / "last.ckpt", _SAVE_EVERY)
-    csv_log = CSVLogger(out, "logs")  # a version per start: a run that continues keeps what is logged already
-    trainer = Trainer(
-        accelerator=device,
-        devices=options.devices,
-        num_nodes=options.num_nodes,
-        strategy=options.strategy,
-        precision=precision,
-        max_epochs=choices.epochs,
-        gradient_clip_val=options.clip or None,
-        callbacks=[best, last, LearningRateMonitor("step"), *callbacks],
-        logger=[csv_log, TensorBoardLogger(out, "logs", csv_log.version)],
-        num_sanity_val_steps=0,
-        log_every_n_steps=10,
+    images = TrainingImages(
+        data=data,
+        lists=lists,
+        train_list=train_list,
+        val_list=val_list,
+        per_label=per_label,
+        limit_images=limit_images,
+        limit_val_images=limit_val_images,
     )
-    module = AttentionModule(
-        model,
-        AttentionLoss(choices.loss, score=model.classifier.spec.score),
-        max_lr=choices.max_lr,
-        other_classes=choices.other_classes,
-        masking=choices.masking,
-        seed=options.seed,
-        total_steps=choices.epochs * data.steps_per_epoch(trainer.world_size),
+    recipe = Recipe(
+        preset=preset,
+        attention=attention,
+        init=init,
+        init_images=init_images,
+        trainable=trainable,
+        loss=loss,
+        masking=masking,
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        clip=clip,
     )
-    trainer.fit(module, data, ckpt_path=resume_from, weights_only=True)
-    if trainer.is_global_zero:
-        details["seconds"] = round(time.monotonic() - started)
-        metrics = trainer.callback_metrics.items()
-        details["metrics"] = {name: round(float(value), 4) for name, value in metrics if name.startswith("val/")}
-        _save(out / "last", model, details | {"epoch": choices.epochs})
-        if choices.epochs > 1:
-            details["metrics"] = {monitor: float(best.best_model_score or 0)}
-            _save(out, model, details | {"epoch": _load_best(model, best)})
-        else:
-            _save(out, model, details | {"epoch": 1})
-    return out
-
-
-def _refuse_finished(out: Path, resume: bool) -> None:
-    if resume and (out / TENSORS).is_file():
-        raise InputError(f"{out} holds a finished explainer: give another --out, or --resume false to overwrite it")
-
-
-def _resume_from(out: Path, resume: bool, settings: dict[str, Any]) -> str | None:
-    """Return the Lightning checkpoint to continue from, None to start anew.
-
-    Raises:
-        InputError: If the interrupted run had other settings, saying what differs.
-    """
-    last, began = out / "lightning" / "last.ckpt", out / "settings.json"
-    if resume and last.is_file():
-        check_same_settings(began, settings)
-        logger.info("Continuing from %s.", last)
-        return str(last)
-    last.unlink(missing_ok=True)  # of an earlier run, as is its explainer: an interruption must not confuse them
-    (out / TENSORS).unlink(missing_ok=True)
-    write_json(began, settings)
-    return None
-
-
-def _details(
-    choices: Preset, options: TrainOptions, classifier: FrozenClassifier, lists: TrainingLists
-) -> dict[str, Any]:
-    """Return the provenance of a run that is known before it starts."""
-    return describe(classifier) | {
-        "attention": options.attention,
-        "output_size": choices.output_size,
-        "preset": options.preset,
-        "choices": asdict(choices),
-        "images": len(lists.train),
-        "train_list_sha256": list_hash(lists.train, lists.train_root),
-        "val_list_sha256": list_hash(lists.val, lists.val_root),
-        "seed": options.seed,
-        "precision": options.precision,
-        "clip": options.clip,
-    }
-
-
-def _save(folder: Path, model: ExplainedClassifier, details: dict[str, Any]) -> None:
-    """Write the mechanism as it is now, the shared row folded into every class's own."""
-    attention: Any = copy.deepcopy(model.attention)
-    if isinstance(attention, TAME):
-        fold_shared_row(attention)
-    save_attention(folder, ExplainedClassifier(model.classifier, attention), details)
-
-
-def _load_best(model: ExplainedClassifier, best: ModelCheckpoint) -> int:
-    """Load the best epoch's mechanism; return how many epochs it had been trained."""
-    saved = torch.load(best.best_model_path, weights_only=True, map_location=model.classifier.mean.device)
-    state = {key.removeprefix("model.attention."): value for key, value in saved["state_dict"].items()}
-    model.attention.load_state_dict(state)
-    return int(saved["epoch"]) + 1
+    hardware = Hardware(
+        devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision, num_workers=num_workers
+    )
+    plan = resolve(classifier, images, recipe, hardware, seed, Output(out, resume))
+    training = build(plan)
+    fitted = fit(training)
+    return save(training, fitted)

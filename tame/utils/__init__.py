@@ -1,1 +1,1 @@
-"""Checks, registry, files, devices, memory, imports, versions: nothing that belongs to the field."""
+"""General utilities: checks, registry, files, devices, memory, imports, seeds, versions."""

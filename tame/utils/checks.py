@@ -1,4 +1,4 @@
-"""Checks of what a user gives: each raises `InputError` with what was expected and what came."""
+"""Checks of user input, which raise `InputError` with the expected and the actual value."""
 
 from __future__ import annotations
 
@@ -9,25 +9,29 @@ if TYPE_CHECKING:
 
 
 class InputError(ValueError):
-    """Something the user gave cannot be used; the message says what was expected and what came."""
+    """Invalid user input; the message says what was expected and what was received."""
 
 
-def check_sides(word: str, value: object) -> None:
-    """Check that ``value`` is a number of pixels, or a tuple (height, width) of two, each at least 1.
+def check_sides(name: str, value: object) -> None:
+    """Check that ``value`` is a number of pixels or a tuple (height, width), each at least 1.
+
+    Args:
+        name: Name of the value, for the error message.
+        value: The value.
 
     Raises:
-        InputError: Naming the value by ``word``.
+        InputError: For any other value.
     """
     sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
     if not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise InputError(f"expected {word} of at least 1 pixel, a number or (height, width), got {value!r}")
+        raise InputError(f"expected {name} of at least 1 pixel, a number or (height, width), got {value!r}")
 
 
 def check_images(images: Tensor, channels: int) -> None:
     """Check that ``images`` is a float tensor (B, C, H, W) with values in [0, 1].
 
     Raises:
-        InputError: With the expected and the given shape, type or range.
+        InputError: For another shape, dtype or range.
     """
     if images.ndim != 4 or images.shape[1] != channels:
         raise InputError(f"expected images of shape (B, {channels}, H, W), got {tuple(images.shape)}")
@@ -40,10 +44,10 @@ def check_images(images: Tensor, channels: int) -> None:
 
 
 def check_targets(targets: Tensor, batch: int, classes: int) -> None:
-    """Check that ``targets`` is an int64 tensor (B,) of class indices below ``classes``.
+    """Check that ``targets`` is an int64 tensor (B,) of class indices in 0..classes - 1.
 
     Raises:
-        InputError: With the expected and the given shape, type or range.
+        InputError: For another shape, dtype or range.
     """
     if targets.shape != (batch,) or str(targets.dtype) != "torch.int64":
         raise InputError(
@@ -57,7 +61,7 @@ def check_maps(maps: Tensor, batch: int) -> None:
     """Check that ``maps`` is a float tensor (B, h, w).
 
     Raises:
-        InputError: With the expected and the given shape or type.
+        InputError: For another shape or dtype.
     """
     if maps.ndim != 3 or maps.shape[0] != batch or not maps.is_floating_point():
         raise InputError(f"expected float maps of shape ({batch}, h, w), got {tuple(maps.shape)} {maps.dtype}")

@@ -1,4 +1,4 @@
-"""Functions of the user's own, named on the command line."""
+"""Import functions of the user's own code by name."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from tame.utils.checks import InputError
 
 
 def import_function(name: str, what: str) -> Any:
-    """Import ``package.module:function``, also from the working folder.
+    """Import ``package.module:function``, also from the working directory.
 
     Args:
-        name: The function.
-        what: What it is needed as, for the message.
+        name: The function, as ``package.module:function``.
+        what: What the function is used as, for the error message.
 
     Raises:
         InputError: If it cannot be imported.
@@ -28,7 +28,7 @@ def import_function(name: str, what: str) -> Any:
         for part in attribute.split("."):
             found = getattr(found, part)
     except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"expected a {what} package.module:function, cannot import {name!r}: {error}") from error
+        raise InputError(f"expected package.module:function as the {what}, cannot import {name!r}: {error}") from error
     finally:
         sys.path.remove(here)
     return found

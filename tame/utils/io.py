@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all, and the settings that a run's folder belongs to."""
+"""Atomic file writes, and the check that a run folder belongs to the current settings."""
 
 from __future__ import annotations
 
@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
-    """Yield a temporary path that becomes ``path`` when the block succeeds; missing folders are made.
+    """Write a file atomically: yield a temporary path that is renamed to ``path`` if the block succeeds.
+
+    Missing parent folders are created.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -40,7 +42,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
 
 
 def folder_name(name: str) -> str:
-    """Return the name of a thing as that of a folder.
+    """Return a name with slashes and colons replaced, for use as a folder name.
 
     Example:
         >>> folder_name("timm:resnet18")
@@ -50,14 +52,14 @@ def folder_name(name: str) -> str:
 
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
-    """Write JSON; the file appears whole or not at all. NaN becomes null: JSON knows none."""
+    """Write a JSON file atomically; NaN becomes null, since JSON has no NaN."""
     text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
     with replacing(path) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
-    """Write an array as ``.npy``; the file appears whole or not at all."""
+    """Write an array as an ``.npy`` file, atomically."""
     import numpy as np
 
     with replacing(path) as temporary, temporary.open("wb") as file:
@@ -73,14 +75,14 @@ def _without_nan(value: Any) -> Any:
 
 
 def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
-    """Check that a run's folder belongs to these settings, before it is continued.
+    """Check that a run folder belongs to the current settings, before the run is resumed.
 
     Args:
-        path: JSON file of the settings that began the run.
-        settings: Those of now.
+        path: JSON file of the settings with which the run was started.
+        settings: The current settings.
 
     Raises:
-        InputError: Saying what differs.
+        InputError: If settings differ, listing them.
     """
     began = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     old, new = _flat(began), _flat(json.loads(json.dumps(settings, default=str)))
@@ -92,17 +94,17 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     if differences:
         raise InputError(
             f"{path.parent} holds a run with other settings: {'; '.join(differences)}. "
-            "Give another --out, or --resume false to start over"
+            "Choose another output folder (out), or start over (resume false)"
         )
 
 
 def _same_content(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:
-    """Whether two names stand for the same file: a checkpoint, say, that was moved."""
+    """Whether two different paths have the same content, such as a checkpoint that was moved."""
     return (content := old.get(f"{name}_sha256")) is not None and content == new.get(f"{name}_sha256")
 
 
 def _flat(settings: Mapping[str, Any], prefix: str = "") -> dict[str, str]:
-    """Return nested settings as text by dotted names."""
+    """Return nested settings as a flat mapping from dotted names to text."""
     flat: dict[str, str] = {}
     for name, value in settings.items():
         flat |= _flat(value, f"{prefix}{name}.") if isinstance(value, Mapping) else {f"{prefix}{name}": repr(value)}

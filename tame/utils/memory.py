@@ -1,4 +1,4 @@
-"""Memory for large tensors on the CPU: kept for the next one, not given back after each use."""
+"""Keep freed memory in the process on the CPU, instead of returning it to the system after each use."""
 
 from __future__ import annotations
 
@@ -6,19 +6,19 @@ import ctypes
 import os
 import sys
 
-_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # of malloc.h
+_M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4  # constants of malloc.h
 
 
 def keep_memory() -> bool:
-    """Tell the C library to keep freed memory for this process.
+    """Configure the C library to keep freed memory in this process.
 
-    glibc maps every block above 32 MiB anew and unmaps it after use, so each of its pages costs a fault each time; a
-    feature map of a few images is as large as that. Kept memory makes classifying and training on the CPU quicker
-    (`benchmarks/memory.py`); the process holds on to the most that it ever used, and so do those forked from it.
-    ``TAME_KEEP_MEMORY=0`` in the environment leaves everything as it is.
+    By default, glibc maps each block above 32 MiB separately and unmaps it after use, which costs a page fault per page
+    each time; feature maps of a few images reach this size. Keeping the memory makes inference and training on the CPU
+    faster (`benchmarks/memory.py`), but this process and those forked from it hold their peak memory until they end.
+    ``TAME_KEEP_MEMORY=0`` in the environment turns this off.
 
     Returns:
-        Whether it was done: False for another C library, or as the environment says.
+        Whether the memory is kept: False for C libraries other than glibc, or if the environment turns it off.
 
     Source: mallopt(3), M_MMAP_MAX and M_TRIM_THRESHOLD.
     """

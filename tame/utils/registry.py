@@ -1,4 +1,4 @@
-"""A registry of named things: duplicates and unknown names are errors that help."""
+"""A registry of objects by name."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ T = TypeVar("T")
 
 
 class Registry(Generic[T]):
-    """Names and what they stand for.
+    """A mapping from names to objects that refuses duplicates and suggests similar names for unknown ones.
 
     Args:
-        kind: What is registered, for the error messages ("backbone", "method").
+        kind: What is registered, for error messages ("backbone", "method").
 
     Example:
         >>> methods = Registry[int]("method")
@@ -40,10 +40,10 @@ class Registry(Generic[T]):
         return add
 
     def get(self, name: str) -> T:
-        """Return what ``name`` stands for.
+        """Return the object registered as ``name``.
 
         Raises:
-            InputError: For an unknown name, with near matches and all known names.
+            InputError: For an unknown name, with the most similar name and all known names.
         """
         if name not in self._entries:
             near = get_close_matches(name, self._entries, n=1)

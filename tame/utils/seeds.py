@@ -1,4 +1,4 @@
-"""Seeds made of several numbers."""
+"""Combine several numbers into one seed."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import hashlib
 
 
 def mixed_seed(*parts: int) -> int:
-    """Return a seed made of several numbers, unrelated to those of their neighbours.
+    """Return a seed derived from several numbers, such that similar numbers give unrelated seeds.
 
     Example:
         >>> mixed_seed(0, 1) == mixed_seed(0, 1), mixed_seed(0, 1) == mixed_seed(1, 0)

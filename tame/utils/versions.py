@@ -1,4 +1,4 @@
-"""Which versions made a result."""
+"""Versions of the software that results depend on."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from importlib.metadata import version
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python, this package and what its numbers rest on.
+    """Return the versions of Python, this package and the packages that its results depend on.
 
     Example:
         >>> sorted(versions())

@@ -1,4 +1,4 @@
-"""Pictures of explanations, and curves of what happens when pixels are removed."""
+"""Heat maps over images, grids of pictures, ROAD curves and learning-rate curves."""
 
 from tame.visualize.curves import PANELS, RoadCurves, road_curves
 from tame.visualize.learning_rate import learning_rate_curve

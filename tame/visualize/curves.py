@@ -1,4 +1,4 @@
-"""Curves of ROAD: what remains of the confidence when the most or the least relevant pixels are removed."""
+"""ROAD curves: confidence and accuracy as the most or the least relevant pixels are removed."""
 
 from __future__ import annotations
 
@@ -17,51 +17,52 @@ if TYPE_CHECKING:
 
 PANELS = {
     "morf_confidence": ("MoRF: lower is better", "mean confidence (%)"),
-    "morf_kept": ("MoRF: lower is better", "images whose class is kept (%)"),
+    "morf_kept": ("MoRF: lower is better", "accuracy, top-1 unchanged (%)"),
     "lerf_confidence": ("LeRF: higher is better", "mean confidence (%)"),
-    "lerf_kept": ("LeRF: higher is better", "images whose class is kept (%)"),
+    "lerf_kept": ("LeRF: higher is better", "accuracy, top-1 unchanged (%)"),
 }
-"""Panels of `road_curves` in reading order, two a row: name, title, and label of the values."""
+"""Panels of `road_curves`, two per row: name, (title, label of the vertical axis)."""
 
-_COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"  # without the pale yellow
+_COLOURS = "#0072B2", "#D55E00", "#009E73", "#CC79A7", "#E69F00", "#56B4E9", "#000000"  # no yellow
 _DASHES: tuple[tuple[float, ...], ...] = (1, 0), (5, 1.5), (1.2, 1.2), (5, 1.5, 1.2, 1.5)
 _MARKERS = "osD^vXP<>*ph"
 _INK, _GRID = "#222222", "#DDDDDD"
 
 
 class RoadCurves(NamedTuple):
-    """What `road_curves` draws.
+    """The data of `road_curves`.
 
     Attributes:
-        removes: Fractions of the pixels that are removed, increasing, in (0, 1].
-        values: Percent over ``removes``, by method and by name of the panel (see `PANELS`).
-        errors: Standard errors of the values, drawn as bands; empty: none.
-        start: Percent on whole images, by reading (``confidence``, ``kept``), where all curves begin; empty: nowhere.
-        title: Above the panels; empty: none.
+        removes: Fractions of removed pixels, increasing, in (0, 1].
+        values: Percentages for each of ``removes``, by method and by panel (see `PANELS`).
+        errors: Standard errors of the values, drawn as bands; default: no bands.
+        start: Percentages for unmodified images, by reading (``confidence``, ``kept``); all curves start there.
+            Default: curves start at the first fraction.
+        title: Title of the page; default: none.
     """
 
     removes: Sequence[float]
     values: Mapping[str, Mapping[str, Sequence[float]]]
     errors: Mapping[str, Mapping[str, Sequence[float]]] = {}
     start: Mapping[str, float] = {}
-    title: str = ""
+    title: str | None = None
 
 
 def road_curves(curves: RoadCurves, path: str | Path) -> tuple[Path, Path]:
-    """Draw the curves of ROAD on one page: MoRF above LeRF, confidence beside class kept.
+    """Draw ROAD curves on one page: MoRF above LeRF, mean confidence on the left, accuracy on the right.
 
-    Colours are told apart by colour-blind readers (Okabe and Ito, "Color universal design", 2008), and dashes and
-    markers without any colour.
+    The colours can be distinguished by colour-blind readers (Okabe and Ito, "Color universal design", 2008); dashes
+    and markers also differ, for printing in grey.
 
     Args:
-        curves: What to draw; methods stand in the legend in their order.
-        path: Of the files, with or without their suffix; missing folders are made.
+        curves: The data; the legend lists the methods in their order.
+        path: Path of the two files, with or without a suffix; missing folders are created.
 
     Returns:
-        The PNG and the PDF.
+        The PNG file and the PDF file.
 
     Raises:
-        InputError: For no method, a method without one of the panels, or another number of values than ``removes``.
+        InputError: For no method, a method without one of the panels, or a wrong number of values.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -92,7 +93,7 @@ def road_curves(curves: RoadCurves, path: str | Path) -> tuple[Path, Path]:
     page.legend(lines, names, loc="outside lower center", ncols=columns, frameon=False, fontsize=10, handlelength=3.5)
     stem = Path(path).with_suffix("") if Path(path).suffix.lower() in (".png", ".pdf") else Path(path)
     png, pdf = (stem.with_name(f"{stem.name}.{kind}") for kind in ("png", "pdf"))
-    for file, metadata in ((png, {}), (pdf, {"CreationDate": None})):  # the same numbers make the same files
+    for file, metadata in ((png, {}), (pdf, {"CreationDate": None})):  # reproducible files: no creation date
         with replacing(file) as temporary:
             page.savefig(temporary, format=file.suffix[1:], dpi=200, metadata=metadata)
     return png, pdf
@@ -112,7 +113,7 @@ def _check(curves: RoadCurves) -> None:
 
 
 def _draw(axes: Axes, curves: RoadCurves, panel: str) -> None:
-    """Draw the line and the band of each method."""
+    """Plot each method's line, and its standard errors as a band."""
     begin = [curves.start[reading] for reading in curves.start if panel.endswith(f"_{reading}")]
     x = np.array([0.0] * len(begin) + [100 * remove for remove in curves.removes])
     for (method, lines), style in zip(curves.values.items(), styles(), strict=False):
@@ -124,7 +125,7 @@ def _draw(axes: Axes, curves: RoadCurves, panel: str) -> None:
 
 
 def styles() -> Iterator[dict[str, Any]]:
-    """Yield looks of lines without end; the first 12 differ in their markers, 28 in colour or dashes."""
+    """Yield an endless series of line styles; the first 12 differ in marker, the first 28 in colour or dashes."""
     for number in count():
         turn, place = divmod(number, len(_COLOURS))
         colour, marker = _COLOURS[place], _MARKERS[number % len(_MARKERS)]
@@ -134,7 +135,7 @@ def styles() -> Iterator[dict[str, Any]]:
             "linewidth": 1.4,
             "marker": marker,
             "markersize": 9 if marker == "*" else 6,
-            "markerfacecolor": "white" if turn % 2 else colour,  # hollow where a colour comes again
+            "markerfacecolor": "white" if turn % 2 else colour,  # hollow when a colour is used again
             "markeredgecolor": colour if turn % 2 else "white",
             "markeredgewidth": 1.1 if turn % 2 else 0.5,
         }

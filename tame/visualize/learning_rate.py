@@ -13,14 +13,15 @@ _INK, _GRID, _RAW, _SMOOTH, _MARK = "#222222", "#DDDDDD", "#BBBBBB", "#0072B2", 
 def learning_rate_curve(
     lrs: Sequence[float], losses: Sequence[float], smoothed: Sequence[float], suggestion: float | None, path: str | Path
 ) -> Path:
-    """Draw the loss over the learning rate, on a logarithmic axis, with the suggestion marked.
+    """Plot the loss against the learning rate on a logarithmic axis, with the suggested rate marked.
 
     Args:
         lrs: Learning rate of each step, increasing.
         losses: Loss of each step.
-        smoothed: The same, smoothed; the drawing is as high as its fall asks for, and losses that explode leave it.
-        suggestion: One of ``lrs``; None: nothing is marked, and the title says so.
-        path: PNG file; missing folders are made.
+        smoothed: The smoothed losses. They set the limits of the vertical axis; a loss that diverges at high rates is
+            cut off.
+        suggestion: One of ``lrs``. None: no rate is marked, and the title says why.
+        path: PNG file; missing folders are created.
 
     Returns:
         The file.
@@ -41,7 +42,7 @@ def learning_rate_curve(
         axes.plot([suggestion], [height], "o", color=_MARK, markersize=8, label=f"suggestion {suggestion:.2g}")
     axes.set_xscale("log")
     axes.set_ylim(*_height(smoothed))
-    axes.set_title("" if suggestion is not None else "no suggestion: the loss does not fall clearly", color=_INK)
+    axes.set_title("" if suggestion is not None else "no suggestion: the loss does not decrease clearly", color=_INK)
     axes.set_xlabel("learning rate", color=_INK)
     axes.set_ylabel("training loss", color=_INK)
     axes.grid(color=_GRID, linewidth=0.6)
@@ -55,10 +56,10 @@ def learning_rate_curve(
 
 
 def _height(smoothed: Sequence[float]) -> tuple[float, float]:
-    """Return the limits of the axis: all of the curve, or twice its fall where it explodes afterwards."""
+    """Return the limits of the vertical axis: the whole curve, or twice its decrease if the loss diverges later."""
     low, high = min(smoothed), max(smoothed)
-    fall = max(smoothed[: smoothed.index(low) + 1]) - low
-    if fall > 0:
-        high = min(high, low + 2 * fall)
+    decrease = max(smoothed[: smoothed.index(low) + 1]) - low
+    if decrease > 0:
+        high = min(high, low + 2 * decrease)
     margin = 0.15 * (high - low) or 1.0
     return low - margin, high + margin

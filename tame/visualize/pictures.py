@@ -1,4 +1,4 @@
-"""Pictures of explanations: heat maps laid over photographs, and photographs side by side with titles."""
+"""Pictures of explanations: heat maps over images, and images side by side with titles."""
 
 from __future__ import annotations
 
@@ -15,32 +15,32 @@ from tame.utils.checks import InputError
 
 Box: TypeAlias = tuple[float, float, float, float]
 
-_DIMMED = 0.45  # brightness outside of the crop
+_DIMMED = 0.45  # brightness outside the crop
 _INK, _PAPER = (34, 34, 34), (255, 255, 255)
 
 
 def overlay(
-    photo: Image.Image,
-    map: np.ndarray | Tensor,  # noqa: A002 - the vocabulary's word
+    image: Image.Image,
+    map: np.ndarray | Tensor,
     crop_box: Box | None = None,
     alpha: float = 0.5,
     colormap: str = "jet",
 ) -> Image.Image:
-    """Lay a map over the photograph that it explains.
+    """Blend a heat map with the image that it explains.
 
-    The map is upsampled bilinearly (``align_corners=False``) to the box; what lies outside of the box, and was
-    not shown to the classifier, is grey and dark.
+    The map is upsampled bilinearly (``align_corners=False``) to the crop box. The rest of the image, which the
+    classifier was not shown, is drawn dark and in grey.
 
     Args:
-        photo: Uncropped photograph, any mode.
+        image: Uncropped image, any mode.
         map: (h, w) in [0, 1].
-        crop_box: (left, top, right, bottom) that the map covers, in pixels of the photograph, rounded to whole
-            ones; may reach beyond its edges. None: all of it.
-        alpha: Weight of the colours, 0 shows the photograph, 1 the map.
-        colormap: Name of one of matplotlib's.
+        crop_box: (left, top, right, bottom) of the region that the map covers, in pixels of the image, rounded to
+            integers; may extend beyond its edges. Default: the whole image.
+        alpha: Opacity of the map: 0 shows only the image, 1 only the map.
+        colormap: Name of a matplotlib colour map.
 
     Returns:
-        RGB image of the photograph's size.
+        RGB image of the size of ``image``.
 
     Raises:
         InputError: For a map of another shape or range, an empty box, or an unknown colour map.
@@ -52,15 +52,15 @@ def overlay(
     values = _checked_map(map)
     if not 0 <= alpha <= 1:
         raise InputError(f"expected alpha in [0, 1], got {alpha}")
-    photo = photo.convert("RGB")
-    left, top, right, bottom = (round(edge) for edge in crop_box or (0, 0, *photo.size))
+    image = image.convert("RGB")
+    left, top, right, bottom = (round(edge) for edge in crop_box or (0, 0, *image.size))
     size = (right - left, bottom - top)
     if min(size) < 1:
         raise InputError(f"expected a box (left, top, right, bottom) of at least one pixel, got {crop_box}")
     colours = _coloured(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR), colormap)
-    blended = Image.blend(photo.crop((left, top, right, bottom)), colours, alpha)
-    canvas = photo.convert("L").point([round(level * _DIMMED) for level in range(256)]).convert("RGB")
-    canvas.paste(blended, (left, top))  # cut off at the edges of the photograph
+    blended = Image.blend(image.crop((left, top, right, bottom)), colours, alpha)
+    canvas = image.convert("L").point([round(level * _DIMMED) for level in range(256)]).convert("RGB")
+    canvas.paste(blended, (left, top))  # clipped at the edges of the image
     return canvas
 
 
@@ -74,7 +74,7 @@ def _checked_map(values: np.ndarray | Tensor) -> np.ndarray:
 
 
 def _coloured(values: Image.Image, colormap: str) -> Image.Image:
-    """Return the colours (RGB) of an image of mode F in [0, 1]."""
+    """Apply a colour map to an image of mode F in [0, 1]; return it as RGB."""
     from matplotlib import colormaps
 
     if colormap not in colormaps:
@@ -85,11 +85,11 @@ def _coloured(values: Image.Image, colormap: str) -> Image.Image:
 
 
 def figure(panels: Sequence[tuple[str, Image.Image]], side: int = 400) -> Image.Image:
-    """Draw pictures side by side, each below its title.
+    """Draw pictures side by side, each with its title above.
 
     Args:
-        panels: (title, picture); long titles are broken into lines.
-        side: Of the square that each picture is fitted into, pixels.
+        panels: (title, picture); long titles are wrapped.
+        side: Side of the square that each picture is fitted into, in pixels.
 
     Returns:
         RGB image.
@@ -113,16 +113,16 @@ def grid(
     """Draw a table of pictures.
 
     Args:
-        rows: Pictures, as many in each row; their aspect ratios are kept.
-        row_titles: One per row, at the left; empty: none.
-        column_titles: One per column, above; empty: none.
-        side: Of the square that each picture is fitted into, pixels.
+        rows: Pictures, the same number in each row; their aspect ratios are kept.
+        row_titles: One per row, on the left; default: no titles.
+        column_titles: One per column, above it; default: no titles.
+        side: Side of the square that each picture is fitted into, in pixels.
 
     Returns:
         RGB image.
 
     Raises:
-        InputError: For no pictures, rows of several lengths, or another number of titles.
+        InputError: For no pictures, rows of different lengths, or a wrong number of titles.
     """
     _check_table(rows, row_titles, column_titles)
     font, gap = _font(8 + side // 32), max(2, side // 25)
@@ -137,7 +137,7 @@ def grid(
     ]
     left = gap + (max(_text_size(text, font)[0] for text in beside) + gap if row_titles else 0)
     top = gap + (max(_text_size(text, font)[1] for text in above) + gap // 2 if column_titles else 0)
-    xs, ys = _starts(widths, left, gap), _starts(heights, top, gap)  # one more than there are cells: the far edges
+    xs, ys = _starts(widths, left, gap), _starts(heights, top, gap)  # the last entry is the canvas size
     canvas = Image.new("RGB", (xs[-1], ys[-1]), _PAPER)
     draw = ImageDraw.Draw(canvas)
     for x, width, text in zip(xs, widths, above, strict=False):
@@ -160,14 +160,14 @@ def _check_table(
     if not lengths or 0 in lengths:
         raise InputError("expected at least one picture to draw, got none")
     if len(lengths) > 1:
-        raise InputError(f"expected rows of one length, got {sorted(lengths)}")
+        raise InputError(f"expected rows of equal length, got {sorted(lengths)}")
     for kind, titles, count in (("row", row_titles, len(rows)), ("column", column_titles, lengths.pop())):
         if titles and len(titles) != count:
             raise InputError(f"expected {count} {kind} titles, got {len(titles)}")
 
 
 def _fitted(picture: Image.Image, side: int) -> Image.Image:
-    """Return the picture scaled into a square of ``side`` pixels, aspect ratio kept."""
+    """Scale a picture to fit into a square of ``side`` pixels, keeping its aspect ratio."""
     scale = side / max(picture.size)
     width, height = (max(1, round(length * scale)) for length in picture.size)
     return picture.convert("RGB").resize((width, height), Image.Resampling.LANCZOS)
@@ -180,13 +180,13 @@ def _font(size: int) -> ImageFont.FreeTypeFont:
 
 
 def _text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
-    """Return (width, height) of text of one or more lines, pixels."""
+    """Return (width, height) of one or more lines of text, in pixels."""
     box = ImageDraw.Draw(Image.new("L", (1, 1))).multiline_textbbox((0, 0), text, font)
     return round(box[2]), round(box[3])
 
 
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
-    """Break text into lines of at most ``width`` pixels, at spaces, or within words that are too long."""
+    """Wrap text to lines of at most ``width`` pixels, at spaces, or within words that are too long."""
     lines = [""]
     for word in " ".join(text.split()).replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
         joined = f"{lines[-1]} {word}".strip(" ")

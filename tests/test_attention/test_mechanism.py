@@ -190,7 +190,7 @@ def test_features_of_another_classifier_are_refused(got, message):
 
 
 def test_options_that_contradict_each_other_are_refused():
-    with pytest.raises(InputError, match="expected branches as wide as their input where there is a skip connection"):
+    with pytest.raises(InputError, match="expected branch_channels only without skip connections"):
         TAME(CHANNELS, CLASSES, branch_channels=3)
 
 

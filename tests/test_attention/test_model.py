@@ -31,7 +31,7 @@ def test_maps_are_rows_of_the_maps_of_all_classes(model, toy_images):
 
 
 def literal_masked_logits(classifier, images, masks, masking):
-    """Mask, then normalise; for transformers the other way round."""
+    """CNNs: mask, then normalise; transformers: normalise, then mask."""
     big = F.interpolate(masks.unsqueeze(1), size=images.shape[2:], mode="bilinear", align_corners=False)
     mean, std = (
         torch.tensor(getattr(classifier.spec.preprocessing, name)).view(1, 3, 1, 1) for name in ("mean", "std")
@@ -166,7 +166,7 @@ def test_a_mask_of_features_replaces_the_output_of_their_layer(toy_classifier, t
         if output.ndim == 4:
             return output * own.unsqueeze(1)
         tokens = output.clone()
-        tokens[:, 1:] *= own.flatten(1).unsqueeze(2)  # the class token stays as it is
+        tokens[:, 1:] *= own.flatten(1).unsqueeze(2)  # the class token is not changed
         return tokens
 
     handle = classifier.module.get_submodule(layer).register_forward_hook(masked)

@@ -23,7 +23,7 @@ def mechanism(features):
 
 
 def step(mechanism, features):
-    """Move what can be moved, so that the maps change."""
+    """Change the trainable parameters, so that the maps change."""
     parameters = [parameter for parameter in mechanism.parameters() if parameter.requires_grad]
     optimizer = torch.optim.SGD(parameters, lr=1e-2)
     mechanism(features, TARGETS.unsqueeze(1)).square().mean().backward()

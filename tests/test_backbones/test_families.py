@@ -1,4 +1,4 @@
-"""Every family of torchvision, and many of timm, by a small member: layers, a training step, explanations."""
+"""A small member of each family of torchvision, and of many of timm: layers, a training step, explanations."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ class Member(NamedTuple):
     layers: tuple[str, ...]
     shapes: tuple[Shape, ...]
     traced: bool = True
-    arguments: Mapping[str, Any] = MappingProxyType({})  # for its builder
+    arguments: Mapping[str, Any] = MappingProxyType({})  # of its builder
 
     @property
     def given(self) -> SpecOverrides:
@@ -145,7 +145,7 @@ TIMM = [
 
 @pytest.fixture(autouse=True)
 def _fast_initialisation(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Truncated normal values take seconds to draw; plain ones do here."""
+    """Replace the truncated normal initialisation, which takes seconds, by a plain one."""
     monkeypatch.setattr(
         nn.init, "trunc_normal_", lambda tensor, *_args, std=1.0, **_kwargs: nn.init.normal_(tensor, std=std)
     )
@@ -210,11 +210,11 @@ def test_families_of_timm(member: Member) -> None:
 @pytest.mark.parametrize("name", ["levit_128s", "hiera_tiny_224"])
 def test_families_of_timm_whose_tokens_have_no_single_grid_are_refused(name: str) -> None:
     pytest.importorskip("timm")
-    with pytest.raises(InputError, match=f"most of timm:{name} works on sequences of tokens, and their grid is not"):
+    with pytest.raises(InputError, match=f"most of timm:{name} works on token sequences of unknown layout"):
         load_backbone(f"timm:{name}", "random")
 
 
-def test_a_family_that_is_refused_can_be_tapped_where_it_has_maps() -> None:
+def test_a_family_that_is_refused_has_feature_layers_where_it_has_maps() -> None:
     pytest.importorskip("timm")
     classifier = load_backbone("timm:levit_128s", "random", "stem.conv3,stem")
     assert isinstance(classifier, FrozenClassifier)

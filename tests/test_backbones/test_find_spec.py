@@ -1,4 +1,4 @@
-"""Any classifier by name: torchvision's with other classes, timm's, a function of the user's, a spec file."""
+"""Specs of any classifier by name: torchvision, timm, a function of the user, a spec file."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def broken():
 
 @pytest.fixture
 def functions(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
-    """Name of a module of builders in the working folder; a new one for every test."""
+    """Name of a module of builders in the working directory, a new one for each test."""
     name = f"models_{abs(hash(tmp_path))}"
     (tmp_path / f"{name}.py").write_text(FUNCTIONS)
     monkeypatch.chdir(tmp_path)
@@ -47,7 +47,7 @@ SMALL = SpecOverrides(input_size=(32, 32))
 
 
 def test_a_function_brings_its_own_weights(functions: str) -> None:
-    classifier = load_backbone(f"{functions}:cnn", given=SMALL)
+    classifier = load_backbone(f"{functions}:cnn", overrides=SMALL)
     torch.manual_seed(3)
     assert torch.equal(classifier.module.get_parameter("head.weight"), ToyCNN().head.weight)
     assert classifier.weights == "own"
@@ -63,27 +63,27 @@ def test_a_transformer_is_recognised(functions: str) -> None:
     assert load_backbone(spec).layers == tuple(f"encoder.layers.encoder_layer_{index}.ln_1" for index in range(3))
 
 
-def test_a_network_is_built_once_to_be_described(functions: str) -> None:
+def test_the_network_is_built_once_to_infer_its_spec(functions: str) -> None:
     assert find_spec(f"{functions}:cnn", SMALL) is find_spec(f"{functions}:cnn", SMALL)
 
 
 @pytest.mark.parametrize(
     ("backbone", "given", "message"),
     [
-        ("{}:broken", SMALL, "expected .*:broken to give an nn.Module, got str"),
-        ("{}:missing", SMALL, "expected a builder of a network package.module:function, cannot import '.*:missing'"),
+        ("{}:broken", SMALL, "expected .*:broken to return an nn.Module, got str"),
+        ("{}:missing", SMALL, "expected package.module:function as the backbone, cannot import '.*:missing'"),
         ("nowhere:cnn", SMALL, "cannot import 'nowhere:cnn'"),
         ("toys:BackboneSpec", SMALL, "toys:BackboneSpec could not be built: TypeError: .* missing 4 required"),
-        ("{}:vit", SpecOverrides(), r"expected a network that takes images of shape .*; see --input-size"),
+        ("{}:vit", SpecOverrides(), r"expected a network that takes images of shape .*; check the input size"),
         ("{}:cnn", SpecOverrides(class_names=("a", "b"), input_size=(32, 32)), None),
     ],
 )
 def test_unusable_functions_are_refused(
     functions: str, backbone: str, given: SpecOverrides, message: str | None
 ) -> None:
-    if message is None:  # a number of classes that the network has not shows when it is frozen
+    if message is None:  # a wrong number of classes is detected when the network is frozen
         with pytest.raises(InputError, match=r"expected logits of shape \(B, 2\)"):
-            load_backbone(backbone.format(functions), given=given)
+            load_backbone(backbone.format(functions), overrides=given)
     else:
         with pytest.raises(InputError, match=message):
             find_spec(backbone.format(functions), given)
@@ -94,7 +94,7 @@ def write(path: Path, text: str) -> str:
     return str(path)
 
 
-def test_a_spec_file_says_everything(tmp_path: Path, functions: str) -> None:
+def test_a_spec_file_sets_all_properties(tmp_path: Path, functions: str) -> None:
     network = ToyCNN(3)
     save_file(network.state_dict(), tmp_path / "trained.safetensors")
     (tmp_path / "names.txt").write_text("benign\nmalignant\nunclear\n")
@@ -151,13 +151,13 @@ def test_a_spec_file_is_read_again_when_it_changes(tmp_path: Path, functions: st
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("builder = 3", r"expected builder = NAME in .*my.toml"),
-        ('builder = "resnet18"\ncolour = "red"', r"unknown colour in .*my.toml; known: arguments, builder"),
-        ('builder = "resnet18"\narguments = 3', "expected arguments of the builder by name in .*, got 3"),
+        ("builder = 3", r"expected the key builder in .*my.toml"),
+        ('builder = "resnet18"\ncolour = "red"', r"unknown keys colour in .*my.toml; known: arguments, builder"),
+        ('builder = "resnet18"\narguments = 3', "expected the arguments of the builder by name in .*, got 3"),
         ('builder = "resnet18"\nnum_classes = "many"', "cannot use .*my.toml: invalid literal for int"),
         ('builder = "resnet18"\ntokens = {prefix = 1}', "cannot use .*my.toml: .*'grid'"),
         ("builder = ", "cannot read .*my.toml: Invalid value"),
-        ('builder = "efficientnet_lite0"\nnum_classes = 3', "expected efficientnet_lite0 as it is, with 1000 classes"),
+        ('builder = "efficientnet_lite0"\nnum_classes = 3', "expected 1000 classes and no .* for efficientnet_lite0"),
         ('builder = "resnt18"', "unknown backbone 'resnt18'; did you mean 'resnet18'"),
     ],
 )
@@ -173,9 +173,9 @@ def test_a_missing_spec_file_is_refused() -> None:
 
 def test_torchvision_with_other_classes_has_no_published_weights() -> None:
     given = SpecOverrides(num_classes=3, input_size=(64, 64))
-    with pytest.raises(InputError, match="no weights are published for resnet18 with 3 classes: give --weights FILE"):
-        load_backbone("resnet18", given=given)
-    classifier = load_backbone("resnet18", "random", given=given)
+    with pytest.raises(InputError, match="no weights are published for resnet18 with 3 classes: choose a file"):
+        load_backbone("resnet18", overrides=given)
+    classifier = load_backbone("resnet18", "random", overrides=given)
     assert classifier(torch.rand(1, 3, 64, 64)).logits.shape == (1, 3)
     assert classifier.spec.preprocessing.resize == 73  # 256 / 224 of it
 
@@ -189,7 +189,7 @@ def test_a_torchvision_transformer_of_another_size() -> None:
 def test_an_other_size_keeps_published_weights() -> None:
     spec = find_spec("resnet18", SpecOverrides(input_size=(320, 320)))
     assert "imagenet1k_v1" in spec.weights
-    assert not spec.weights_preprocessing  # which would bring 224 pixels back
+    assert not spec.weights_preprocessing  # which would restore 224 pixels
 
 
 def test_timm_by_name() -> None:
@@ -207,21 +207,21 @@ def test_timm_by_name() -> None:
 def test_timm_with_other_channels_classes_and_size() -> None:
     pytest.importorskip("timm")
     given = SpecOverrides(class_names=("a", "b", "c"), input_size=(64, 96), mean=(0.5,), std=(0.25,))
-    classifier = load_backbone("timm:test_vit", "random", given=given)
+    classifier = load_backbone("timm:test_vit", "random", overrides=given)
     assert classifier(torch.rand(2, 1, 64, 96)).logits.shape == (2, 3)
     assert classifier.spec.tokens is not None and classifier.spec.tokens.grid == (4, 6)
     with pytest.raises(InputError, match="no weights are published for timm:test_vit with 3 classes"):
-        load_backbone("timm:test_vit", given=given)
+        load_backbone("timm:test_vit", overrides=given)
 
 
 @pytest.mark.parametrize(
     ("backbone", "message"),
     [
         ("timm:resnt18", "timm has no classifier 'resnt18'"),
-        ("timm:vit_small_patch14_reg4_dinov2", "is published without classes: give --num-classes and --weights"),
+        ("timm:vit_small_patch14_reg4_dinov2", "is published without classes: set the number of classes and .*weights"),
     ],
 )
-def test_what_timm_has_not_is_refused(backbone: str, message: str) -> None:
+def test_what_timm_does_not_have_is_refused(backbone: str, message: str) -> None:
     pytest.importorskip("timm")
     with pytest.raises(InputError, match=message):
         find_spec(backbone)
@@ -238,7 +238,7 @@ def test_weights_that_cannot_be_downloaded_are_told(monkeypatch: pytest.MonkeyPa
         return network
 
     monkeypatch.setattr(timm, "create_model", offline)
-    message = r"the weights of timm:test_vit could not be loaded \(no network\); .*--weights random"
+    message = r"the weights of timm:test_vit could not be loaded \(no network\); .*random ones"
     with pytest.raises(InputError, match=message):
         load_backbone("timm:test_vit")
 

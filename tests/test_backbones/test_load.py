@@ -22,7 +22,7 @@ CNN = TOY_SPECS["cnn"]
 
 @pytest.fixture
 def state() -> dict[str, Tensor]:
-    """Weights that no seed of the builder gives by itself."""
+    """Weights that differ from any random initialisation of the builder."""
     return {key: value + 1 if value.is_floating_point() else value for key, value in ToyCNN().state_dict().items()}
 
 
@@ -92,7 +92,7 @@ def test_float16_files_become_float32_weights(
 def test_a_wrong_shape_is_named_with_both_shapes(tmp_path: Path, state: dict[str, Tensor]) -> None:
     state["head.weight"] = torch.zeros(7, 16)
     torch.save(state, tmp_path / "other.pth")
-    with pytest.raises(InputError, match=r"do not fit ToyCNN: head.weight is \(7, 16\), expected \(5, 16\)$"):
+    with pytest.raises(InputError, match=r"do not match ToyCNN: head.weight is \(7, 16\), expected \(5, 16\)$"):
         load_backbone(CNN, str(tmp_path / "other.pth"))
 
 
@@ -123,7 +123,7 @@ def test_a_file_that_would_run_code_is_refused_without_running_it(
 ) -> None:
     trace = tmp_path / "was here"
     writer({"head.bias": Malicious(trace)}, tmp_path / "weights.pth")
-    with pytest.raises(InputError, match="holds no weights that can be loaded safely"):
+    with pytest.raises(InputError, match="contains no weights that can be loaded safely"):
         load_backbone(CNN, str(tmp_path / "weights.pth"))
     assert not trace.exists()
 
@@ -132,7 +132,7 @@ def test_a_file_that_would_run_code_is_refused_without_running_it(
 @pytest.mark.parametrize("content", [b"", b"no weights", b"\x80\x02.", b"PK\x03\x04 cut off", bytes(range(256))])
 def test_a_broken_file_is_refused(tmp_path: Path, name: str, content: bytes) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(InputError, match=f"{name} holds no weights that can be loaded safely"):
+    with pytest.raises(InputError, match=f"{name} contains no weights that can be loaded safely"):
         load_backbone(CNN, str(tmp_path / name))
 
 
@@ -146,7 +146,7 @@ def test_a_file_of_something_else_is_refused(tmp_path: Path, value: object, give
         load_backbone(CNN, str(tmp_path / "other.pth"))
 
 
-def test_weights_that_are_neither_name_nor_file_list_what_there_is() -> None:
+def test_weights_that_are_neither_name_nor_file_list_the_known_names() -> None:
     spec = replace(CNN, weights={"first": dict, "second": dict})
     with pytest.raises(
         InputError, match="no weights 'third' for toy_cnn: expected a file or one of first, second, random"
@@ -154,7 +154,7 @@ def test_weights_that_are_neither_name_nor_file_list_what_there_is() -> None:
         load_backbone(spec, "third")
 
 
-def test_an_unknown_backbone_shows_a_near_name() -> None:
+def test_an_unknown_backbone_shows_a_similar_name() -> None:
     with pytest.raises(InputError, match="unknown backbone 'resnet5'; did you mean 'resnet50'"):
         load_backbone("resnet5")
 
@@ -184,15 +184,15 @@ def test_published_weights_bring_their_own_preprocessing(state: dict[str, Tensor
         (["stage3"], ("stage3",)),
     ],
 )
-def test_layers_are_a_tap_set_or_module_names(layers: str | list[str], expected: tuple[str, ...]) -> None:
+def test_layers_are_a_layer_set_or_module_names(layers: str | list[str], expected: tuple[str, ...]) -> None:
     assert load_backbone(CNN, "random", layers).layers == expected
 
 
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
-@pytest.mark.parametrize("tap_set", ["proposed", "paper"])
-def test_an_unlisted_tap_set_is_proposed(kind: str, tap_set: str) -> None:
+@pytest.mark.parametrize("layer_set", ["proposed", "paper"])
+def test_an_unlisted_layer_set_is_proposed(kind: str, layer_set: str) -> None:
     spec = TOY_SPECS[kind]
-    classifier = load_backbone(replace(spec, layers={}), "random", tap_set)
+    classifier = load_backbone(replace(spec, layers={}), "random", layer_set)
     assert classifier.layers == spec.layers["proposed"]
 
 

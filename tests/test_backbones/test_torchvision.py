@@ -43,9 +43,9 @@ def test_the_published_backbones_have_their_cam_layer_and_masking(name: str, cam
     assert (spec.cam_layer, spec.masking) == (cam_layer, masking)
 
 
-@pytest.mark.parametrize("tap_set", ["paper", "released", "proposed"])
-def test_the_layers_of_resnet50_exist(tap_set: str) -> None:
-    assert load_backbone("resnet50", "random", tap_set).channels == (512, 1024, 2048)
+@pytest.mark.parametrize("layer_set", ["paper", "released", "proposed"])
+def test_the_layers_of_resnet50_exist(layer_set: str) -> None:
+    assert load_backbone("resnet50", "random", layer_set).channels == (512, 1024, 2048)
 
 
 def test_the_layers_of_vgg16_are_pools_and_the_activations_before_them() -> None:
@@ -58,7 +58,7 @@ def test_the_layers_of_vgg16_are_pools_and_the_activations_before_them() -> None
         assert isinstance(module.get_submodule(activation), torch.nn.ReLU)
 
 
-def test_the_tap_sets_of_vit_are_blocks_and_the_norms_before_their_attention() -> None:
+def test_the_layer_sets_of_vit_are_blocks_and_the_norms_before_their_attention() -> None:
     spec = BACKBONES.get("vit_b_16")
     with torch.device("meta"):
         modules = dict(spec.build().named_modules())
@@ -124,7 +124,7 @@ def test_a_name_that_torchvision_does_not_have_is_refused() -> None:
 
 
 def downloads(monkeypatch: pytest.MonkeyPatch, answer: Callable[..., Any]) -> None:
-    """Let torchvision's download function answer from here."""
+    """Replace torchvision's download function."""
     monkeypatch.setattr(_api, "load_state_dict_from_url", answer)
 
 
@@ -148,9 +148,7 @@ def test_published_weights_are_downloaded_checked_and_loaded_without_code(monkey
 @pytest.mark.parametrize(
     "error", [URLError("no route"), ConnectionResetError("reset"), RuntimeError("invalid hash value")]
 )
-def test_without_a_download_the_message_says_what_else_there_is(
-    monkeypatch: pytest.MonkeyPatch, error: Exception
-) -> None:
+def test_a_failed_download_names_the_alternatives(monkeypatch: pytest.MonkeyPatch, error: Exception) -> None:
     def fail(*_args: Any, **_options: Any) -> None:
         raise error
 
@@ -158,7 +156,7 @@ def test_without_a_download_the_message_says_what_else_there_is(
     with pytest.raises(
         InputError,
         match=r"weights IMAGENET1K_V1 could not be downloaded from https://.*; "
-        "give a file with --weights PATH, or --weights random",
+        r"choose a file of weights, or random ones \(weights \"random\"\)",
     ):
         load_backbone(SMALL)
 

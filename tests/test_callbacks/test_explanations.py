@@ -460,15 +460,15 @@ class Grey(nn.Module):
         ),
         (
             ExplanationLogger(replace(SPEC, cam_layer="stage4", layers={}), "net"),
-            "'stage4' is no layer of ToyCNN; near names: stage",
+            "'stage4' is not a layer of ToyCNN; similar names: stage",
         ),
         (
             ExplanationLogger(replace(SPEC, layers={"proposed": ("stage1", "stage9")}), "net"),
-            r"'stage9' is no layer of ToyCNN; near names: stage",
+            r"'stage9' is not a layer of ToyCNN; similar names: stage",
         ),
         (
             ExplanationLogger(replace(SPEC, layers={}, cam_layer=""), Grey()),
-            r"expected a network that takes images of shape \(2, 3, 32, 32\), as toy_cnn says, got Grey: .*mat1",
+            r"expected a network that takes images of shape \(2, 3, 32, 32\) \(.*toy_cnn\), got Grey: .*mat1",
         ),
         (
             ExplanationLogger(

@@ -9,21 +9,19 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-import torch
-from lightning import LightningModule, Trainer
-from torch import Tensor, nn
+from lightning import Trainer
+from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler
 
-from small_runs import Images
+from small_runs import Images, Module, request_for
 from tame.attention import build_attention
 from tame.attention.loss import AttentionLoss
 from tame.attention.model import ExplainedClassifier
-from tame.callbacks.metrics import AverageDropIncrease, PerturbationCallback, RemoveAndDebias, first_time
+from tame.callbacks.metrics import AverageDropIncrease, MetricCallback, RemoveAndDebias, first_time
 from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
-from tame.evaluation import Plan, Summary, run_evaluation
-from tame.explainers import build_explainer
-from tame.options import MethodOptions
+from tame.evaluation import Summary, run_evaluation
+from tame.metrics import Deletion, ImputedConfidence, MaskedConfidence, Metric
 from tame.training.module import AttentionModule
 from tame.utils.checks import InputError
 
@@ -44,32 +42,7 @@ ROAD = {
 REMOVES = (0.1, 0.5, 0.9)
 
 
-class Module(LightningModule):
-    """Explains by any method, under whatever grad mode Lightning chooses."""
-
-    def __init__(self, classifier: FrozenClassifier, method: str = "gradcam") -> None:
-        super().__init__()
-        self.classifier = classifier
-        self.explainer = build_explainer(classifier, MethodOptions(method))
-        self.weight = nn.Parameter(torch.zeros(1))
-
-    def explain_batch(self, images: Tensor, targets: Tensor) -> Tensor:
-        return self.explainer(images, targets)
-
-    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return (self.weight - 1).square().sum()
-
-    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        pass
-
-    def test_step(self, batch: Any, batch_idx: int) -> None:
-        pass
-
-    def configure_optimizers(self) -> torch.optim.Optimizer:
-        return torch.optim.SGD(self.parameters(), lr=0.1)
-
-
-def trainer(callback: PerturbationCallback, tmp_path: Path, **changes: Any) -> Trainer:
+def trainer(callback: MetricCallback, tmp_path: Path, **changes: Any) -> Trainer:
     options: dict[str, Any] = {
         "accelerator": "cpu",
         "max_epochs": 2,
@@ -94,17 +67,19 @@ def _quiet() -> Any:
         yield
 
 
-def evaluated(module: Any, out: Path, plan: Plan | None = None) -> Summary:
+def evaluated(module: Any, out: Path, *metrics: Metric) -> Summary:
     """Evaluate the module's explanations without Lightning."""
     return run_evaluation(
         lambda images, targets, _indices: module.explain_batch(images, targets),
         module.classifier,
         Images(COUNT),
-        plan or Plan(("ad-ic", "road"), masking=module.classifier.spec.masking, removes=REMOVES),
-        out=out,
-        provenance={},
-        files=[str(index) for index in range(COUNT)],
-        progress=False,
+        request_for(
+            metrics or (MaskedConfidence(), ImputedConfidence(REMOVES)),
+            [str(index) for index in range(COUNT)],
+            batch_size=32,
+        ),
+        {},
+        out,
     )
 
 
@@ -159,6 +134,12 @@ def test_both_together(toy_classifier: Make, tmp_path: Path) -> None:
     assert logged == values(evaluated(module, tmp_path / "run"), AD_IC | ROAD, "test")
 
 
+def test_any_metric_of_the_registry(toy_classifier: Make, tmp_path: Path) -> None:
+    module = Module(toy_classifier())
+    (logged,) = trainer(MetricCallback(Deletion(3)), tmp_path).test(module, loader(), verbose=False)
+    assert logged == values(evaluated(module, tmp_path / "run", Deletion(3)), {"deletion/AUC"}, "test")
+
+
 def test_batches_without_an_index_count_on(toy_classifier: Make, tmp_path: Path) -> None:
     class WithoutIndex(Images):
         def __getitem__(self, index: int) -> Any:
@@ -179,7 +160,7 @@ def test_epochs_and_the_sanity_check_do_not_add_up(toy_classifier: Make, tmp_pat
     summary = evaluated(module, tmp_path / "run")
     for name in AD_IC:
         assert run.callback_metrics[f"val/{name}"].item() == pytest.approx(summary.metrics[name].value, abs=1e-3)
-    assert all(metrics["AD"].count == COUNT for metrics in callback.metrics.values())
+    assert all(mean.count == COUNT for mean in callback.means.values())
 
 
 def test_several_loaders(toy_classifier: Make, tmp_path: Path) -> None:
@@ -187,7 +168,7 @@ def test_several_loaders(toy_classifier: Make, tmp_path: Path) -> None:
     callback = AverageDropIncrease(keeps=(0.125,))
     (first, *_) = trainer(callback, tmp_path).validate(Module(toy_classifier()), [loader(), loader()], verbose=False)
     assert set(first) == {"val/minmax/AD_12.5", "val/minmax/IC_12.5", "val/minmax/AG_12.5"}
-    assert callback.metrics["minmax_12.5"]["AD"].count == 2 * COUNT
+    assert callback.means["minmax/AD_12.5"].count == 2 * COUNT
 
 
 def test_masking_margin_noise_and_seed_are_used(toy_classifier: Make, tmp_path: Path) -> None:
@@ -220,7 +201,7 @@ def test_images_that_a_distributed_sampler_repeats_count_once(
         process: Any = SimpleNamespace(world_size=4, test_dataloaders=batches)
         for number, batch in enumerate(batches):
             measures.on_test_batch_end(process, module, None, batch, number)
-    assert {int(metric.count) for metrics in measures.metrics.values() for metric in metrics.values()} == {COUNT}
+    assert {int(mean.count) for mean in measures.means.values()} == {COUNT}
     alone = callback()
     (logged,) = trainer(alone, tmp_path).test(module, loader(), verbose=False)
     found = {f"test/{name}": value.item() for name, value in measures.values().items()}
@@ -253,7 +234,7 @@ def test_errors(toy_classifier: Make, tmp_path: Path) -> None:
         AverageDropIncrease(keeps=(15,))
     with pytest.raises(InputError, match="expected a margin of 0 or more, got -1"):
         AverageDropIncrease(margin=-1)
-    with pytest.raises(InputError, match=r"expected rows per pass of 0 \(as many as fit\) or more, got -1"):
+    with pytest.raises(InputError, match=r"expected rows per pass of 1 or more, or None \(as many as fit\), got -1"):
         AverageDropIncrease(pass_rows=-1)
     with pytest.raises(InputError, match=r"expected remove, a fraction of the pixels, in \(0, 1\], got 10"):
         RemoveAndDebias((10,))

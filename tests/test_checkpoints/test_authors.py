@@ -17,7 +17,7 @@ from torchvision.models.feature_extraction import create_feature_extractor
 
 from authors_files import lightning, mechanism_of, snapshot
 from tame.attention.model import ExplainedClassifier
-from tame.checkpoints.authors import is_published, modules_of_nodes, read_published
+from tame.checkpoints.authors import is_authors_file, modules_of_nodes, read_authors_file
 from tame.checkpoints.native import load_attention, read_metadata
 from tame.classifier import FrozenClassifier
 from tame.utils.checks import InputError
@@ -54,12 +54,12 @@ def same(one: nn.Module, other: nn.Module) -> bool:
 )
 def test_lightning_file(model: ExplainedClassifier, tmp_path: Path, rename: Callable[[str], str]) -> None:
     file = lightning(tmp_path / "any.name", model, rename=rename)
-    published = read_published(file)
-    assert (published.program, published.attention, published.backbone) == ("T-TAME", "ttame", "toy_cnn")
-    assert (published.layers, published.channels, published.num_classes) == (STAGES, (8, 12, 16), 5)
-    assert not published.differences(model.classifier)
+    checkpoint = read_authors_file(file)
+    assert (checkpoint.program, checkpoint.attention, checkpoint.backbone) == ("T-TAME", "ttame", "toy_cnn")
+    assert (checkpoint.layers, checkpoint.channels, checkpoint.num_classes) == (STAGES, (8, 12, 16), 5)
+    assert not checkpoint.differences(model.classifier)
     module = model.classifier.module.state_dict()
-    assert published.body.keys() == {key for key in module if not key.endswith("num_batches_tracked")}
+    assert checkpoint.body.keys() == {key for key in module if not key.endswith("num_batches_tracked")}
     assert same(load_attention(file, model.classifier), model.attention)
     metadata = read_metadata(file)
     assert (metadata["epoch"], metadata["epochs"], metadata["output_size"]) == (7, 8, "first")
@@ -82,7 +82,7 @@ def test_versions(toy_classifier: Make, tmp_path: Path, version: str, kind: str)
     classifier = toy_classifier(layers=["stage3"])
     attention = mechanism_of(classifier, kind)
     file = lightning(tmp_path / "a.ckpt", ExplainedClassifier(classifier, attention), version)
-    assert read_published(file).attention == kind
+    assert read_authors_file(file).attention == kind
     assert same(load_attention(file, classifier), attention)
 
 
@@ -92,9 +92,9 @@ def test_tame_snapshot(toy_classifier: Make, tmp_path: Path, kind: str, prefix: 
     classifier = toy_classifier()
     attention = mechanism_of(classifier, kind)
     file = snapshot(tmp_path / "a.pt", attention.state_dict(), prefix, args=argparse.Namespace(lr=1e-3))
-    published = read_published(file)
-    assert (published.program, published.attention, published.backbone, published.layers) == ("TAME", kind, "", ())
-    assert published.layers_of(TOY_SPECS["cnn"]) == list(STAGES)
+    checkpoint = read_authors_file(file)
+    assert (checkpoint.program, checkpoint.attention, checkpoint.backbone, checkpoint.layers) == ("TAME", kind, "", ())
+    assert checkpoint.layers_of(TOY_SPECS["cnn"]) == list(STAGES)
     assert same(load_attention(file, classifier), attention)
 
 
@@ -106,10 +106,10 @@ def test_lcam_snapshot(toy_classifier: Make, tmp_path: Path, zipped: bool) -> No
     state |= {f"module.features.{key}": value for key, value in classifier.module.state_dict().items()}
     file = tmp_path / "a.pt"
     torch.save({"state_dict": state, "optimizer": {}}, file, _use_new_zipfile_serialization=zipped)
-    published = read_published(file)
-    assert (published.program, published.attention, published.channels) == ("L-CAM", "lcam-img", (16,))
-    assert published.layers_of(TOY_SPECS["cnn"]) == ["stage3"]
-    assert not published.body
+    checkpoint = read_authors_file(file)
+    assert (checkpoint.program, checkpoint.attention, checkpoint.channels) == ("L-CAM", "lcam-img", (16,))
+    assert checkpoint.layers_of(TOY_SPECS["cnn"]) == ["stage3"]
+    assert not checkpoint.body
     assert same(load_attention(file, classifier), attention)
 
 
@@ -121,9 +121,9 @@ def test_transformer(toy_classifier: Make, tmp_path: Path, version: str) -> None
     attention = mechanism_of(classifier)
     nodes = [layer.removesuffix("_1") for layer in classifier.layers]
     file = lightning(tmp_path / "a.ckpt", ExplainedClassifier(classifier, attention), version, layers=nodes)
-    published = read_published(file)
-    assert published.gate is (version == "TTAME")
-    assert tuple(published.layers_of(spec)) == classifier.layers
+    checkpoint = read_authors_file(file)
+    assert checkpoint.gate is (version == "TTAME")
+    assert tuple(checkpoint.layers_of(spec)) == classifier.layers
     assert same(load_attention(file, classifier), attention)
     other = FrozenClassifier(
         replace(spec, tokens=replace(spec.tokens, gate=version != "TTAME")), plain.module, plain.layers
@@ -160,12 +160,12 @@ def test_a_node_before_the_last_call_is_refused() -> None:
         modules_of_nodes(Twice(), ["relu"])
 
 
-def test_our_own_checkpoints_and_other_things_are_not_published(tmp_path: Path) -> None:
+def test_our_own_checkpoints_and_other_things_are_not_the_authors(tmp_path: Path) -> None:
     start = (128).to_bytes(8, "little") + b"{}"  # a header of 128 bytes begins as a pickle does
     (tmp_path / "a.safetensors").write_bytes(start)
     (tmp_path / "empty").write_bytes(b"")
     (tmp_path / "text").write_text("PKPKPKPKPKPK")
-    assert not [path for path in (tmp_path, *tmp_path.iterdir(), tmp_path / "missing") if is_published(path)]
+    assert not [path for path in (tmp_path, *tmp_path.iterdir(), tmp_path / "missing") if is_authors_file(path)]
 
 
 # --- nothing runs
@@ -196,7 +196,8 @@ def test_a_file_that_would_run_code_is_refused_without_running(form: str, tmp_pa
     assert not made.exists()
     assert "\n" not in str(error.value)
     assert str(file) in str(error.value)
-    assert f"is refused and nothing in it was run: it asks for {os.mkdir.__module__}.mkdir, and a" in str(error.value)
+    assert "a.ckpt was refused without executing code from it: " in str(error.value)
+    assert f"it would call {os.mkdir.__module__}.mkdir, and a checkpoint contains only" in str(error.value)
 
 
 # --- what is refused
@@ -207,15 +208,18 @@ def test_a_broken_file(model: ExplainedClassifier, tmp_path: Path, keep: int) ->
     file = lightning(tmp_path / "a.ckpt", model)
     file.write_bytes(file.read_bytes()[:keep])
     with pytest.raises(InputError, match=r"a\.ckpt cannot be read as a checkpoint: ") as error:
-        read_published(file)
+        read_authors_file(file)
     assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        ([1, 2], r"a\.pt is no checkpoint: expected a dict with a state_dict, got list"),
-        ({"model": 1, "epoch": 2}, "expected a dict with a state_dict, got a dict with model, epoch"),
+        ([1, 2], r"expected a checkpoint \(a dict with a state_dict\) in .*a\.pt, got list"),
+        (
+            {"model": 1, "epoch": 2},
+            r"\(a dict with a state_dict\) in .*a\.pt, got a dict with model, epoch",
+        ),
         ({"state_dict": {}}, r"expected one attention mechanism in .*a\.pt \(.*\), got no tensors"),
         ({"state_dict": {"conv1.weight": torch.zeros(1)}}, r"expected one attention mechanism .*, got conv1\.weight"),
         (
@@ -231,19 +235,19 @@ def test_a_broken_file(model: ExplainedClassifier, tmp_path: Path, keep: int) ->
 def test_other_contents(content: Any, message: str, tmp_path: Path) -> None:
     torch.save(content, tmp_path / "a.pt")
     with pytest.raises(InputError, match=message):
-        read_published(tmp_path / "a.pt")
+        read_authors_file(tmp_path / "a.pt")
 
 
 def test_an_unknown_version(model: ExplainedClassifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="unknown attention_version 'V9' in .*; known: tame, ttame, noskip"):
-        read_published(lightning(tmp_path / "a.ckpt", model, "V9"))
+        read_authors_file(lightning(tmp_path / "a.ckpt", model, "V9"))
 
 
 @pytest.mark.parametrize("missing", ["convs.1.bias", "bns.2.running_var"])
 def test_a_mechanism_with_a_part_missing(model: ExplainedClassifier, tmp_path: Path, missing: str) -> None:
     state = {key: value for key, value in model.attention.state_dict().items() if key != missing}
     file = snapshot(tmp_path / "a.pt", state)
-    with pytest.raises(InputError, match=rf"of the attention mechanism in .*a\.pt do not fit TAME: missing {missing}$"):
+    with pytest.raises(InputError, match=rf"attention mechanism in .*a\.pt do not match TAME: missing {missing}$"):
         load_attention(file, model.classifier)
 
 
@@ -256,9 +260,9 @@ def test_a_kernel_of_another_size(toy_classifier: Make, tmp_path: Path) -> None:
 def test_another_classifier(model: ExplainedClassifier, toy_classifier: Make, tmp_path: Path) -> None:
     file = lightning(tmp_path / "a.ckpt", model)
     cases = {
-        "was trained for backbone toy_cnn, not toy_vit; give it with --backbone toy_cnn": toy_classifier("vit"),
+        "was trained for backbone toy_cnn, not toy_vit: use it with toy_cnn": toy_classifier("vit"),
         "was trained for layers stage1, stage2, stage3, not stage2, stage3": toy_classifier(layers=STAGES[1:]),
-        r"through other weights of toy_cnn than random \(\d+ tensors differ, the most by .*\): leave --weights out": (
+        r"with other weights of toy_cnn than random \(\d+ tensors differ, the most by .*\): give no weights": (
             toy_classifier(seed=1)
         ),
     }
@@ -286,10 +290,10 @@ def test_layers_that_only_the_user_knows(model: ExplainedClassifier, tmp_path: P
 
 
 def test_layers_that_nobody_says(model: ExplainedClassifier, toy_classifier: Make, tmp_path: Path) -> None:
-    published = read_published(snapshot(tmp_path / "a.pt", model.attention.state_dict()))
-    with pytest.raises(InputError, match=r"toy_cnn has no released ones: give --layers, 3 of 8, 12, 16 channels"):
-        published.layers_of(replace(TOY_SPECS["cnn"], layers={}))
+    checkpoint = read_authors_file(snapshot(tmp_path / "a.pt", model.attention.state_dict()))
+    with pytest.raises(InputError, match=r"toy_cnn has no released layer set: give layers, 3 of 8, 12, 16 channels"):
+        checkpoint.layers_of(replace(TOY_SPECS["cnn"], layers={}))
     lcam = mechanism_of(toy_classifier(layers=["stage3"]), "lcam-img")
-    published = read_published(snapshot(tmp_path / "b.pt", lcam.state_dict(), "attnM."))
-    with pytest.raises(InputError, match=r"b\.pt does not name its layer: give --layers stage3 or --layers stage2"):
-        published.layers_of(replace(TOY_SPECS["cnn"], cam_layer="stage2"))
+    checkpoint = read_authors_file(snapshot(tmp_path / "b.pt", lcam.state_dict(), "attnM."))
+    with pytest.raises(InputError, match=r"b\.pt does not name its layer: give layers, either stage3 or stage2"):
+        checkpoint.layers_of(replace(TOY_SPECS["cnn"], cam_layer="stage2"))

@@ -16,12 +16,11 @@ from torchvision.models import VisionTransformer
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 from tame.classifier.blocks.families import open_transformer
 from tame.explainers import EXPLAINERS, build_explainer
-from tame.explainers.lrp import TRANSFORMERS_ONLY
 from tame.explainers.lrp.transformer import TransformerLRP
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 from toys import TOY_SPECS
 
+TRANSFORMERS_ONLY = [name for name in EXPLAINERS if EXPLAINERS.get(name).transformers_only]
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0])
 NAMES = {  # torchvision's: timm's
@@ -75,28 +74,40 @@ def test_the_opened_network_gives_the_same_logits(toy_classifier: Make, toy_imag
     assert transformer.blocks[0].qkv_weight is own.in_proj_weight  # nothing is copied
 
 
-@pytest.mark.parametrize("method", sorted(TRANSFORMERS_ONLY))
+def test_a_block_with_its_own_attention_gives_its_own_output(toy_classifier: Make, toy_images: Tensor) -> None:
+    classifier = toy_classifier("vit")
+    transformer = open_transformer(classifier)
+    block = transformer.blocks[1]
+    seen = block.run(transformer.embed(classifier.normalise(toy_images)))
+    torch.testing.assert_close(block.run_with_attention(seen.tokens, seen.attention), seen.output)
+    uniform = torch.full_like(seen.attention, 1 / 17)
+    middle = seen.tokens + block.out(seen.values.mean(2).flatten(1).unsqueeze(1))
+    expected = middle + block.fc2(block.activation(block.fc1(block.norm2(middle))))
+    torch.testing.assert_close(block.run_with_attention(seen.tokens, uniform), expected)
+
+
+@pytest.mark.parametrize("method", TRANSFORMERS_ONLY)
 def test_both_libraries_give_the_same_maps(toy_classifier: Make, toy_images: Tensor, method: str) -> None:
     ours = toy_classifier("vit")
     theirs = timm_toy(ours.module.state_dict())
     torch.testing.assert_close(theirs.logits(toy_images), ours.logits(toy_images), rtol=1e-4, atol=1e-5)
-    expected = build_explainer(ours, MethodOptions(method))(toy_images, TARGETS)
-    found = build_explainer(theirs, MethodOptions(method))(toy_images, TARGETS)
+    expected = build_explainer(ours, method)(toy_images, TARGETS)
+    found = build_explainer(theirs, method)(toy_images, TARGETS)
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.max()))
 
 
-@pytest.mark.parametrize("method", sorted(TRANSFORMERS_ONLY))
+@pytest.mark.parametrize("method", TRANSFORMERS_ONLY)
 def test_register_tokens_are_no_patches(toy_images: Tensor, method: str) -> None:
     classifier = timm_toy(layout=TokenLayout(prefix=3, grid=(4, 4)), reg_tokens=2, qkv_bias=False)
-    maps = build_explainer(classifier, MethodOptions(method))(toy_images, TARGETS)
+    maps = build_explainer(classifier, method)(toy_images, TARGETS)
     assert maps.shape == ((4, 32, 32) if method == "cp_lrp" else (4, 4, 4))
 
 
-@pytest.mark.parametrize("method", sorted(TRANSFORMERS_ONLY))
+@pytest.mark.parametrize("method", TRANSFORMERS_ONLY)
 def test_other_networks_are_refused(toy_classifier: Make, method: str) -> None:
     assert method in EXPLAINERS
     with pytest.raises(InputError, match=r"expected a transformer whose class token .* got ToyCNN \(toy_cnn\)"):
-        build_explainer(toy_classifier(), MethodOptions(method))
+        build_explainer(toy_classifier(), method)
 
 
 def test_a_layout_that_does_not_fit_is_refused(toy_classifier: Make) -> None:

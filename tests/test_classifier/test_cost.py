@@ -1,4 +1,4 @@
-"""Counted passes: plain, with gradients, through traced graphs, from an inner layer on; hooks leave with the block."""
+"""Passes are counted with gradients, through traced graphs and from inner layers; hooks are removed afterwards."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
-from tame.classifier.cost import PassCounter, Passes, work_of
+from tame.classifier.cost import PassCounter, Passes, relative_cost
 from tame.classifier.gradients import graph_from
-from tame.classifier.split import cut_at
+from tame.classifier.split import split_at
 from tame.explainers.cams import GradCAM
 from tame.explainers.perturbation_cams import AblationCAM
 from tame.explainers.rise import RISE
-from tame.perturbations import MaskedInputs, PassRows, perturbed_scores
+from tame.perturbations import MaskedInputs, PassRows, PassSettings, perturbed_scores
 
 Make = Callable[..., FrozenClassifier]
 KINDS = pytest.mark.parametrize("kind", ["cnn", "vit"])
@@ -84,23 +84,29 @@ def test_a_graph_that_is_not_walked_back_costs_nothing(toy_classifier: Make, kin
 @KINDS
 def test_a_pass_from_an_inner_layer_counts_its_rows(toy_classifier: Make, kind: str) -> None:
     classifier = toy_classifier(kind)
-    halves = cut_at(classifier, classifier.layers[1])
+    split = split_at(classifier, classifier.layers[1])
     counter = PassCounter(classifier)
     with counter.counting() as passes:
-        values = halves.before(images(1))
+        values = split.before(images(1))
     assert passes == Passes(forward=0, backward=0)  # it does not reach the logits
     with counter.counting() as passes:
-        halves.behind(*(value.expand(4, *value.shape[1:]) for value in values))
+        split.after(*(value.expand(4, *value.shape[1:]) for value in values))
     assert passes == Passes(forward=4, backward=0)
 
 
 def test_perturbed_scores(toy_classifier: Make) -> None:
-    """However many rows go through at once."""
+    """The count does not depend on the number of rows per pass."""
     classifier = toy_classifier()
     targets, inputs = torch.zeros(5, dtype=torch.int64), MaskedInputs(["minmax", "rank"], [1.0, 0.5, 0.15])
     with PassCounter(classifier).counting() as passes:
         perturbed_scores(
-            classifier, images(), torch.rand(5, 4, 4), targets, torch.arange(5), [inputs], rows=PassRows(7)
+            classifier,
+            images(),
+            torch.rand(5, 4, 4),
+            targets,
+            torch.arange(5),
+            [inputs],
+            PassSettings(rows=PassRows(7)),
         )
     assert passes == Passes(forward=30, backward=0)
 
@@ -147,7 +153,7 @@ def test_no_hook_is_left_by_a_classifier_that_fails(toy_classifier: Make, monkey
 
 
 class Last(nn.Module):
-    """Ends in something that is no layer, or no layer's last word."""
+    """Ends in an operation that is not a module with parameters."""
 
     def __init__(self, end: str) -> None:
         super().__init__()
@@ -165,7 +171,7 @@ class Last(nn.Module):
 
 
 @pytest.mark.parametrize("end", ["pooled", "scaled", "in place"])
-def test_what_comes_behind_the_last_layer_does_not_matter(end: str) -> None:
+def test_operations_after_the_last_layer_do_not_matter(end: str) -> None:
     spec = BackboneSpec("odd", nn.Identity, Preprocessing(8, 8, "bilinear", (0.0,), (1.0,)), class_names=("a", "b"))
     classifier = FrozenClassifier(spec, Last(end), layers=["stem"])
     with PassCounter(classifier).counting() as passes:
@@ -201,14 +207,14 @@ PLAIN = sum(STAGES.values())
 TARGETS = torch.tensor([0, 1, 2, 3, 4])
 
 
-class TestWork:
+class TestCost:
     @KINDS
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.enable_grad, torch.inference_mode])
     @pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
     def test_plain_passes(
         self, toy_classifier: Make, kind: str, mode: Callable[[], torch.no_grad], precision: torch.dtype
     ) -> None:
-        """Attention too, in whichever way the mode computes it; the other way of it is allowed again afterwards."""
+        """Attention is counted in every mode; its fast path is enabled again afterwards."""
         classifier = toy_classifier(kind)
 
         def explain() -> None:
@@ -217,7 +223,7 @@ class TestWork:
             classifier(images())
 
         with mode(), torch.autocast("cpu", precision, enabled=precision != torch.float32):
-            assert work_of(classifier, images(), explain) == 3.0
+            assert relative_cost(classifier, images(), explain) == 3.0
         assert torch.backends.mha.get_fastpath_enabled()
 
     def test_attention_is_counted(self, toy_classifier: Make) -> None:
@@ -225,48 +231,48 @@ class TestWork:
         block = tokens * wide * (4 * wide + 2 * 32) + 2 * tokens**2 * wide  # projections, mlp, attention
         plain = 16 * wide * 3 * 8 * 8 + 3 * block + wide * 5
         weight = torch.rand(plain, 1)
-        assert work_of(classifier, images(1), lambda: torch.ones(1, plain) @ weight) == 1.0
+        assert relative_cost(classifier, images(1), lambda: torch.ones(1, plain) @ weight) == 1.0
 
     def test_rise(self, toy_classifier: Make) -> None:
-        """As many passes as masks, and what the masks themselves multiply: s = 7, and 32 x 32 pixels."""
+        """As many passes as masks, and the operations that make the masks: s = 7, and 32 x 32 pixels."""
         classifier = toy_classifier()
-        explainer = RISE(classifier, number=10)
+        explainer = RISE(classifier, masks=10)
         masks = 32 * 7 * 7 + 32 * 7 * 32  # from the grid to all pixels
         expected = 10 * (1 + (masks + 5 * 32 * 32) / (5 * PLAIN))  # all images see the same
-        assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+        assert relative_cost(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
 
-    @pytest.mark.parametrize(("layer", "behind"), [("stage3", ["head"]), ("stage2", ["head", "stage3"])])
-    def test_gradcam_goes_back_to_the_layer_only(self, toy_classifier: Make, layer: str, behind: list[str]) -> None:
+    @pytest.mark.parametrize(("layer", "after"), [("stage3", ["head"]), ("stage2", ["head", "stage3"])])
+    def test_gradcam_goes_back_to_the_layer_only(self, toy_classifier: Make, layer: str, after: list[str]) -> None:
         classifier = toy_classifier()
         explainer = GradCAM(classifier, layer)
-        expected = 1 + sum(STAGES[part] for part in behind) / PLAIN  # gradients of values, none of weights
+        expected = 1 + sum(STAGES[part] for part in after) / PLAIN  # gradients of values, none of weights
         with torch.inference_mode():
-            assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+            assert relative_cost(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
 
-    def test_ablationcam_behind_the_last_layer(self, toy_classifier: Make) -> None:
+    def test_ablationcam_after_the_last_layer(self, toy_classifier: Make) -> None:
         classifier = toy_classifier()
         explainer = AblationCAM(classifier, "stage3")
         expected = 1 + 16 * STAGES["head"] / PLAIN  # once more for each channel
         assert expected < 1.01
-        assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
+        assert relative_cost(classifier, images(), lambda: explainer(images(), TARGETS)) == pytest.approx(expected)
 
     def test_passes_are_counted_as_before(self, toy_classifier: Make) -> None:
         classifier = toy_classifier()
         explainer = GradCAM(classifier, "stage2")
         with PassCounter(classifier).counting() as passes:
-            assert work_of(classifier, images(), lambda: explainer(images(), TARGETS)) is not None
-        assert passes == Passes(forward=10, backward=5)  # with the plain pass that gives the unit
+            assert relative_cost(classifier, images(), lambda: explainer(images(), TARGETS)) is not None
+        assert passes == Passes(forward=10, backward=5)  # with the forward pass that is the unit
 
     def test_a_classifier_that_multiplies_nothing_has_no_unit(self) -> None:
         spec = BackboneSpec("flat", nn.Identity, Preprocessing(4, 4), class_names=("r", "g", "b"))
         net = nn.Sequential(nn.Identity(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
         classifier = FrozenClassifier(spec, net, layers=["0"])
-        assert work_of(classifier, torch.rand(1, 3, 4, 4), lambda: torch.rand(3, 3) @ torch.rand(3, 3)) is None
+        assert relative_cost(classifier, torch.rand(1, 3, 4, 4), lambda: torch.rand(3, 3) @ torch.rand(3, 3)) is None
 
     def test_after_an_error_all_is_as_before(self, toy_classifier: Make) -> None:
         def fail() -> None:
             raise RuntimeError("broken")
 
         with pytest.raises(RuntimeError, match="broken"):
-            work_of(toy_classifier(), images(), fail)
+            relative_cost(toy_classifier(), images(), fail)
         assert torch.backends.mha.get_fastpath_enabled()

@@ -17,7 +17,7 @@ BLOCK = "encoder.layers.encoder_layer_1"
 
 
 def literal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> list[Tensor]:
-    """What hooks see, copied at once: the slow twin of the extractor."""
+    """Slow reference: the outputs that forward hooks see, copied at once."""
     outputs: dict[str, Tensor] = {}
 
     def keep(name: str) -> Callable[[nn.Module, Any, Tensor], None]:
@@ -31,28 +31,28 @@ def literal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) 
     return [outputs[layer] for layer in layers]
 
 
-def assert_taps_equal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> None:
-    """Both ways of reading give what the modules themselves put out, and the same logits, in every grad mode."""
+def assert_features_equal_outputs(module: nn.Module, layers: tuple[str, ...], inputs: Tensor) -> None:
+    """Both extractors return the modules' own outputs and the same logits, in every grad mode."""
     module.eval().requires_grad_(False)  # frozen: attention takes the same path in every grad mode
     expected = literal_outputs(module, layers, inputs)
     for extractor in (build_extractor(module, layers), HookedExtractor(module, layers)):
         for around in (torch.no_grad, torch.inference_mode, torch.enable_grad):
             with around():
-                tapped, logits = extractor(inputs), module(inputs)
+                outputs, logits = extractor(inputs), module(inputs)
             for index, value in enumerate(expected):
-                torch.testing.assert_close(tapped[str(index)], value, atol=0, rtol=0)
-            torch.testing.assert_close(tapped["logits"], logits, atol=0, rtol=0)
+                torch.testing.assert_close(outputs[str(index)], value, atol=0, rtol=0)
+            torch.testing.assert_close(outputs["logits"], logits, atol=0, rtol=0)
     assert not any(part._forward_hooks for part in module.modules())
 
 
 @pytest.mark.parametrize("layers", [("ln_1",), ("ln_2",), ("ln_1", "ln_2"), ("ln_2", "ln_1")])
 def test_a_module_name_that_ends_in_1_or_2_means_that_module(layers: tuple[str, ...]) -> None:
     # the tracer calls module ln_1 "ln" and module ln_2 "ln_1"
-    assert_taps_equal_outputs(toy_vit(), tuple(f"{BLOCK}.{layer}" for layer in layers), torch.rand(2, 3, 32, 32))
+    assert_features_equal_outputs(toy_vit(), tuple(f"{BLOCK}.{layer}" for layer in layers), torch.rand(2, 3, 32, 32))
 
 
-def test_a_whole_block_can_be_tapped() -> None:
-    assert_taps_equal_outputs(toy_vit(), (BLOCK, "encoder"), torch.rand(2, 3, 32, 32))
+def test_a_whole_block_can_be_read() -> None:
+    assert_features_equal_outputs(toy_vit(), (BLOCK, "encoder"), torch.rand(2, 3, 32, 32))
 
 
 class Reused(nn.Module):
@@ -70,11 +70,11 @@ class Reused(nn.Module):
 
 @pytest.mark.parametrize("layer", ["leaf_1", "container_1"])
 def test_a_module_called_twice_means_its_last_call(layer: str) -> None:
-    assert_taps_equal_outputs(Reused(), (layer,), torch.rand(2, 4))
+    assert_features_equal_outputs(Reused(), (layer,), torch.rand(2, 4))
 
 
 class Overwriting(nn.Module):
-    """What follows the convolution writes into its output, in one of several ways."""
+    """The operation after the convolution overwrites its output in place, in one of several ways."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -98,26 +98,26 @@ class Overwriting(nn.Module):
 
 
 @pytest.mark.parametrize("how", ["module", "function", "method", "view", "operator"])
-def test_a_tap_is_not_overwritten_in_place(how: str) -> None:
-    assert_taps_equal_outputs(Overwriting(how), ("conv",), torch.rand(2, 3, 4, 4) - 0.5)
+def test_a_feature_is_not_overwritten_in_place(how: str) -> None:
+    assert_features_equal_outputs(Overwriting(how), ("conv",), torch.rand(2, 3, 4, 4) - 0.5)
 
 
 BOTH = pytest.mark.parametrize("build", [build_extractor, HookedExtractor])
 
 
 @BOTH
-def test_the_gradient_of_the_logits_still_reaches_a_tap(build: Callable[..., nn.Module]) -> None:
+def test_the_gradient_of_the_logits_still_reaches_a_feature(build: Callable[..., nn.Module]) -> None:
     module = Overwriting("module").eval()
     outputs = build(module, ["conv"])(torch.rand(1, 3, 4, 4))
     (gradient,) = torch.autograd.grad(outputs["logits"].sum(), outputs["0"])
-    torch.testing.assert_close(gradient, (outputs["0"] > 0) / 16)  # of the mean behind the ReLU
+    torch.testing.assert_close(gradient, (outputs["0"] > 0) / 16)  # gradient of the mean after the ReLU
 
 
-def test_taps_inside_composed_blocks_do_not_depend_on_earlier_taps() -> None:
+def test_features_inside_composed_blocks_do_not_depend_on_earlier_features() -> None:
     module = mobilenet_v3_small(weights=None).eval()
     inputs = torch.rand(1, 3, 64, 64)
     for _ in range(2):
-        assert_taps_equal_outputs(module, ("features.0.0", "features.1.block.1.fc1"), inputs)
+        assert_features_equal_outputs(module, ("features.0.0", "features.1.block.1.fc1"), inputs)
 
 
 def test_parameters_are_shared() -> None:
@@ -131,8 +131,8 @@ def test_parameters_are_shared() -> None:
     torch.testing.assert_close(after, before + 1)
 
 
-def test_an_unknown_layer_shows_near_names() -> None:
-    with pytest.raises(InputError, match="'stage4' is no layer of ToyCNN; near names: stage"):
+def test_an_unknown_layer_shows_similar_names() -> None:
+    with pytest.raises(InputError, match="'stage4' is not a layer of ToyCNN; similar names: stage"):
         build_extractor(ToyCNN(), ["stage4"])
 
 
@@ -147,12 +147,12 @@ def test_a_layer_that_is_never_called_is_refused(build: Callable[..., nn.Module]
 @BOTH
 @pytest.mark.parametrize("layers", [["stage1", "stage1"], ["stage1", "stage1.2"], ["stage1.2", "stage1"]])
 def test_two_names_of_one_output_are_refused(build: Callable[..., nn.Module], layers: list[str]) -> None:
-    with pytest.raises(InputError, match="expected different layers, got the same output twice in stage1.*, stage1"):
+    with pytest.raises(InputError, match="expected layers with different outputs, got the same .* in stage1.*, stage1"):
         build(ToyCNN(), layers)(torch.rand(1, 3, 32, 32))
 
 
 class Answering(nn.Module):
-    """A classifier that returns a dictionary, or decides by the values it sees."""
+    """Returns a dictionary, or has control flow that depends on values."""
 
     def __init__(self, how: str) -> None:
         super().__init__()
@@ -173,7 +173,7 @@ def test_a_classifier_that_returns_a_dictionary_is_refused(build: Callable[..., 
 
 
 class Keywords(nn.Module):
-    """Its forward pass hands keywords on and looks at what it is given, as those of Hugging Face do."""
+    """Its forward pass passes keywords on and checks its inputs, as those of Hugging Face do."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -187,7 +187,7 @@ class Keywords(nn.Module):
 
 
 class Caching(nn.Module):
-    """Keeps for the next pass what it worked out in the first, and fails in the tracer behind that."""
+    """Caches a value in the first pass, and then fails in the tracer."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -210,10 +210,10 @@ def test_a_classifier_that_cannot_be_traced_is_read_with_hooks(
     with caplog.at_level("INFO", logger="tame"):
         for _ in range(2):
             assert isinstance(build_extractor(module, layers), HookedExtractor)
-    assert_taps_equal_outputs(module, layers, torch.rand(2, 4))
+    assert_features_equal_outputs(module, layers, torch.rand(2, 4))
     (message,) = caplog.messages  # once
     assert message.startswith(f"{type(module).__name__} cannot be traced by torch.fx: ")
-    assert message.endswith("; its layers are read with hooks instead") and "\n" not in message
+    assert message.endswith("; its layers are read with forward hooks instead") and "\n" not in message
 
 
 def test_tracing_leaves_nothing_in_the_module() -> None:
@@ -236,11 +236,11 @@ class Constant(nn.Module):
 
 def test_constants_are_part_of_the_graph() -> None:
     assert not isinstance(build_extractor(Constant(), ("head",)), HookedExtractor)
-    assert_taps_equal_outputs(Constant(), ("head",), torch.rand(2, 4))
+    assert_features_equal_outputs(Constant(), ("head",), torch.rand(2, 4))
 
 
 def test_an_unknown_layer_of_a_classifier_that_cannot_be_traced_is_refused_at_once() -> None:
-    with pytest.raises(InputError, match="'heads' is no layer of Answering; near names: head"):
+    with pytest.raises(InputError, match="'heads' is not a layer of Answering; similar names: head"):
         build_extractor(Answering("values"), ["heads"])
 
 

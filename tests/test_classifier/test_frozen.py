@@ -78,7 +78,7 @@ def test_a_module_given_in_training_mode_is_frozen() -> None:
     classifier = FrozenClassifier(TOY_SPECS["cnn"], module, ["stage3"])
     assert not module.training
     assert not any(parameter.requires_grad for parameter in classifier.parameters())
-    assert int(module.stage1[1].num_batches_tracked) == 0  # not even the check of the taps moved it
+    assert int(module.stage1[1].num_batches_tracked) == 0  # not even the check of the features changed it
 
 
 @pytest.mark.parametrize("masking", ["cnn", "vit"])
@@ -184,12 +184,12 @@ def test_no_layers_are_refused() -> None:
 
 
 def test_a_layer_without_a_map_is_refused() -> None:
-    with pytest.raises(InputError, match=r"layer 'head' gives \(1, 5\): expected a feature map \(B, C, h, w\)"):
+    with pytest.raises(InputError, match=r"layer 'head' returns \(1, 5\): expected a feature map \(B, C, h, w\)"):
         FrozenClassifier(TOY_SPECS["cnn"], ToyCNN(), ["head"])
 
 
 class Block(nn.Module):
-    """Its last operation is not its output, so that a tap there would read something else."""
+    """Its last operation is not its output, so that the last node of its graph is another value."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -201,7 +201,7 @@ class Block(nn.Module):
         return outputs
 
 
-def test_a_tap_that_differs_from_the_output_of_its_module_is_read_with_hooks(
+def test_a_feature_that_differs_from_the_output_of_its_module_is_read_with_hooks(
     toy_images: Tensor, caplog: pytest.LogCaptureFixture
 ) -> None:
     module = nn.Sequential(Block(), nn.AdaptiveAvgPool2d(1), nn.Flatten())
@@ -210,7 +210,7 @@ def test_a_tap_that_differs_from_the_output_of_its_module_is_read_with_hooks(
     (feature,) = classifier(toy_images).features
     torch.testing.assert_close(feature, module[0](classifier.normalise(toy_images)))
     assert feature.min() < 0  # not the ReLU's output
-    assert "the traced graph of toy_cnn gives other values than the network; its layers are read with" in caplog.text
+    assert "the traced graph of toy_cnn differs from the network; its layers are read with" in caplog.text
 
 
 class Noisy(nn.Module):
@@ -223,12 +223,12 @@ class Noisy(nn.Module):
 
 
 def test_a_network_that_is_random_also_in_eval_mode_is_refused() -> None:
-    with pytest.raises(InputError, match="the logits of toy_cnn differ between two passes over one image"):
+    with pytest.raises(InputError, match="the logits of toy_cnn differ between two passes over the same image"):
         FrozenClassifier(TOY_SPECS["cnn"], Noisy(), ["conv"])
 
 
 def test_a_layer_that_gives_a_tuple_is_refused(toy_classifier: Toy) -> None:
-    with pytest.raises(InputError, match="self_attention' gives a tuple: expected one tensor"):
+    with pytest.raises(InputError, match="self_attention' returns a tuple: expected one tensor"):
         toy_classifier("vit", layers=["encoder.layers.encoder_layer_1.self_attention"])
 
 
@@ -251,7 +251,7 @@ def test_a_layer_with_channels_last_gives_a_map_with_channels_first(toy_images: 
 
 
 class Windows(nn.Module):
-    """Attention in four windows of 16 x 16: they lie beside the images."""
+    """Four windows of 16 x 16, stacked on the batch axis."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -265,7 +265,7 @@ class Windows(nn.Module):
 
 
 def test_a_layer_that_works_on_windows_of_the_image_is_refused() -> None:
-    with pytest.raises(InputError, match=r"layer 'parts' gives \(4, 16, 16, 5\) of one image: expected one map"):
+    with pytest.raises(InputError, match=r"layer 'parts' returns \(4, 16, 16, 5\) for one image: expected one map"):
         FrozenClassifier(TOY_SPECS["cnn"], Windows(), ["parts"])
 
 

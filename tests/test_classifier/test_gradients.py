@@ -30,7 +30,7 @@ def literal_rows(classifier: FrozenClassifier, images: Tensor) -> Tensor:
     return rows
 
 
-def test_behind_an_average_and_a_linear_head_the_gradients_are_the_heads_weights(
+def test_before_an_average_and_a_linear_head_the_gradients_are_the_heads_weights(
     toy_classifier: Toy, toy_images: Tensor
 ) -> None:
     classifier = toy_classifier("cnn")
@@ -65,12 +65,12 @@ def test_without_a_layer_that_reaches_the_logits_the_message_asks_for_one(
     toy_classifier: Toy, toy_images: Tensor
 ) -> None:
     (*_, last) = TOY_SPECS["vit"].layers["paper"]
-    with pytest.raises(InputError, match=f"none of the layers {last} reaches the logits of toy_vit: name earlier ones"):
+    with pytest.raises(InputError, match=f"none of the layers {last} reaches the logits of toy_vit: choose earlier"):
         class_gradients(toy_classifier("vit", layers=[last]), [toy_images])
 
 
 def test_without_images_there_is_nothing_to_average(toy_classifier: Toy) -> None:
-    with pytest.raises(InputError, match="expected at least one image to take gradients on, got none"):
+    with pytest.raises(InputError, match="expected at least one image to compute gradients on, got none"):
         class_gradients(toy_classifier(), [])
 
 

@@ -1,4 +1,4 @@
-"""Modules that return something else than (B, K): found, said, or refused; the layers stay what they are."""
+"""Networks that return something else than logits (B, K): the logits are found, named, or refused."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.cost import PassCounter
 from tame.classifier.outputs import Part, WithOutput, as_pair, read_logits, resolve_output, with_output
 from tame.classifier.probing.proposal import propose_layers
-from tame.classifier.split import cut_at
+from tame.classifier.split import split_at
 from tame.utils.checks import InputError
 from toys import TOY_SPECS, ToyCNN
 
@@ -30,14 +30,14 @@ LAYERS = ("stage1", "stage2", "stage3")
 
 @dataclass
 class Found:
-    """As some libraries return their results."""
+    """A result object, as some libraries return it."""
 
     logits: Tensor
     loss: None = None
 
 
 class Wrapped(ToyCNN):
-    """The toy, its logits wrapped; with a buffer, a parameter and a mode of its own."""
+    """The toy network with wrapped logits, a buffer and a parameter of its own, and another result in training mode."""
 
     def __init__(self, wrap: Callable[[Tensor], Any], classes: int = 5) -> None:
         super().__init__(classes)
@@ -59,7 +59,7 @@ WRAPS: dict[str, Callable[[Tensor], Any]] = {
 
 
 def plain_twin(module: Wrapped) -> ToyCNN:
-    """Return the same weights as a module that returns its logits."""
+    """Return a copy of the network that returns its logits."""
     twin = copy.deepcopy(module)
     twin.wrap = lambda logits: logits
     return twin
@@ -96,9 +96,9 @@ def test_a_tensor_is_taken_as_it_is() -> None:
     assert with_output(SPEC, module) is module
 
 
-def test_a_tuple_is_not_guessed_at_but_served_by_its_position(built: Build, toy_images: Tensor) -> None:
+def test_logits_in_a_tuple_need_their_index(built: Build, toy_images: Tensor) -> None:
     module = built(lambda logits: (logits, logits[:, :3]))
-    message = r"expected a tensor of logits from Wrapped, got a tuple of (2, 5), (2, 3); say where .* with output=, .* "
+    message = r"expected a tensor of logits from Wrapped, got a tuple of (2, 5), (2, 3); say where .* with output: .* "
     with pytest.raises(InputError, match=message.replace("(", r"\(").replace(")", r"\)")):
         FrozenClassifier(SPEC, module, LAYERS)
     classifier = FrozenClassifier(replace(SPEC, output=resolve_output("0")), module, LAYERS)
@@ -112,7 +112,7 @@ def test_a_mapping_without_logits_says_what_it_has(built: Build) -> None:
     with pytest.raises(InputError, match="expected a tensor of logits from Wrapped, got a dict of scores, loss; say"):
         FrozenClassifier(SPEC, module, LAYERS)
     FrozenClassifier(replace(SPEC, output=resolve_output("scores")), module, LAYERS)
-    with pytest.raises(InputError, match="expected an output with the part 'score', got a dict of scores, loss"):
+    with pytest.raises(InputError, match="expected a network output with the part 'score', got a dict of scores, loss"):
         FrozenClassifier(replace(SPEC, output=resolve_output("score")), module, LAYERS)
 
 
@@ -136,7 +136,7 @@ def test_a_function_of_the_users_own(
     )
     with pytest.raises(InputError, match="my_outputs:first"):
         resolve_output("my_outputs:first")
-    with pytest.raises(InputError, match="expected a function of the output at 'my_outputs:nothing', got a int"):
+    with pytest.raises(InputError, match="expected an output function at 'my_outputs:nothing', got a int"):
         resolve_output("my_outputs:nothing")
 
 
@@ -173,7 +173,7 @@ def test_one_logit_of_one_class_becomes_a_column(built: Build, toy_images: Tenso
         (
             lambda logits: logits[:, :4],
             {},
-            "expected logits of shape (B, 5) from toy_cnn, got (2, 4) for 2 images: give",
+            "expected logits of shape (B, 5) from toy_cnn, got (2, 4) for 2 images: check",
         ),
         (lambda logits: logits[:, :1], {}, "expected logits of shape (B, 5) from toy_cnn, got (2, 1) for 2 images"),
         (lambda logits: logits[0], {}, "expected logits of shape (B, 5) from toy_cnn, got (5,) for 2 images"),
@@ -182,10 +182,10 @@ def test_one_logit_of_one_class_becomes_a_column(built: Build, toy_images: Tenso
         (
             lambda logits: logits.argmax(1),
             {},
-            "expected logits, a tensor of floats, by output= of Wrapped, got a tensor",
+            "expected logits, a tensor of floats, as the output of Wrapped, got a tensor",
         ),
-        (lambda logits: logits, {"output": lambda value: value.tolist()}, "a tensor of floats, by output= of Wrapped"),
-        (lambda logits: logits, {"output": Part(9)}, "expected an output with the part 9, got a Tensor"),
+        (lambda logits: logits, {"output": lambda value: value.tolist()}, "tensor of floats, as the output of Wrapped"),
+        (lambda logits: logits, {"output": Part(9)}, "expected a network output with the part 9, got a Tensor"),
     ],
 )
 def test_other_results_are_refused(
@@ -195,14 +195,16 @@ def test_other_results_are_refused(
         FrozenClassifier(replace(SPEC, **changes), built(wrap), LAYERS)
 
 
-def test_the_way_out_is_named(built: Build) -> None:
-    with pytest.raises(InputError, match=r"--num-classes.*output="):
+def test_the_message_says_what_to_check(built: Build) -> None:
+    with pytest.raises(InputError, match=r"check the number of classes or class names, and where .* \(output\)$"):
         FrozenClassifier(SPEC, built(lambda logits: logits, classes=6), LAYERS)
 
 
 def test_an_input_that_the_module_refuses() -> None:
     spec = replace(SPEC, preprocessing=replace(SPEC.preprocessing, mean=(0.5,), std=(0.2,)))
-    message = r"expected a network that takes images of shape \(2, 1, 32, 32\), as toy_cnn says, got ToyCNN: .*channels"
+    message = (
+        r"expected a network that takes images of shape \(2, 1, 32, 32\) \(.* of toy_cnn\), got ToyCNN: .*channels"
+    )
     with pytest.raises(InputError, match=message):
         FrozenClassifier(spec, ToyCNN(), LAYERS)
 
@@ -213,7 +215,7 @@ def test_counting_classes_needs_no_spec(built: Build) -> None:
     assert read_logits(ToyCNN().eval(), (3, 32, 32))[1] is None
 
 
-# --- everything that is done with a network
+# --- everything else that is done with a network
 
 
 @pytest.fixture
@@ -252,9 +254,7 @@ def test_copies_work_and_share_nothing(
             parameter.zero_()
     assert torch.equal(copied.logits(toy_images), twin.logits(toy_images))
     assert torch.equal(copied(toy_images).logits, twin(toy_images).logits)
-    assert (
-        not wrapped.logits(toy_images).sub(0.25).any()
-    )  # the wrapped module is the given one: all zero, but the shift
+    assert not wrapped.logits(toy_images).sub(0.25).any()  # the module itself is wrapped: all zero but the shift
 
 
 def test_weights_can_be_loaded(pair: Pair, toy_images: Tensor) -> None:
@@ -266,15 +266,15 @@ def test_weights_can_be_loaded(pair: Pair, toy_images: Tensor) -> None:
     torch.testing.assert_close(wrapped.logits(toy_images), expected)
 
 
-def test_hooks_cuts_passes_and_proposals_are_those_of_the_plain_network(pair: Pair, toy_images: Tensor) -> None:
+def test_hooks_splits_passes_and_proposals_are_those_of_the_plain_network(pair: Pair, toy_images: Tensor) -> None:
     wrapped, twin = pair
     seen: list[Tensor] = []
     handle = wrapped.module.get_submodule("stage2").register_forward_hook(lambda *each: seen.append(each[2]))
     wrapped.logits(toy_images)
     handle.remove()
     torch.testing.assert_close(seen[0], twin(toy_images).features[1])
-    halves = cut_at(wrapped, "stage2")
-    torch.testing.assert_close(halves.behind(*halves.before(toy_images)), twin.logits(toy_images))
+    split = split_at(wrapped, "stage2")
+    torch.testing.assert_close(split.after(*split.before(toy_images)), twin.logits(toy_images))
     with PassCounter(wrapped).counting() as passes:
         wrapped(toy_images)
         wrapped.masked_logits(toy_images, torch.ones(4, 2, 2))
@@ -284,7 +284,7 @@ def test_hooks_cuts_passes_and_proposals_are_those_of_the_plain_network(pair: Pa
 
 
 class Untraceable(Wrapped):
-    """Its way depends on its input."""
+    """Its control flow depends on its input."""
 
     def forward(self, inputs: Tensor) -> Any:
         return super().forward(inputs if inputs.mean() < 1e6 else inputs / 2)

@@ -28,7 +28,7 @@ def test_a_whole_name_wins_over_names_that_contain_it(name: str, index: int) -> 
 
 
 def test_a_name_of_two_classes_asks_for_the_index() -> None:
-    with pytest.raises(InputError, match=r"'cardigan' is ambiguous: give one of the indices 264, 474"):
+    with pytest.raises(InputError, match=r"'cardigan' is ambiguous: use one of the indices 264, 474"):
         imagenet().resolve_target("cardigan")
 
 
@@ -46,13 +46,13 @@ def test_an_index_out_of_range_names_the_range(index: str | int) -> None:
         ("expreso", r"'espresso' \(967\)"),  # misspelt
     ],
 )
-def test_an_unknown_class_shows_near_names_with_their_indices(unknown: str, near: str) -> None:
-    with pytest.raises(InputError, match=rf"unknown class '{unknown}' for efficientnet_lite0; near matches: .*{near}"):
+def test_an_unknown_class_shows_similar_names_with_their_indices(unknown: str, near: str) -> None:
+    with pytest.raises(InputError, match=rf"unknown class '{unknown}' for efficientnet_lite0; similar names: .*{near}"):
         imagenet().resolve_target(unknown)
 
 
 @pytest.mark.parametrize("odd", ["qqqqqqqq", "²", "--3"])
-def test_an_unknown_class_without_near_names_is_still_an_input_error(odd: str) -> None:
+def test_an_unknown_class_without_similar_names_is_still_an_input_error(odd: str) -> None:
     with pytest.raises(InputError, match=f"unknown class '{odd}' for toy$"):
         BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog")).resolve_target(odd)
 
@@ -65,8 +65,8 @@ def test_an_unknown_class_without_near_names_is_still_an_input_error(odd: str) -
         ({"crop": [24, 40]}, "expected crop of at least 1 pixel, a number or (height, width), got [24, 40]"),
         ({"crop": 22.5}, "expected crop of at least 1 pixel, a number or (height, width), got 22.5"),
         ({"interpolation": "nearest"}, "expected the interpolation bilinear or bicubic, got 'nearest'"),
-        ({"mean": (0.5,)}, "expected mean and std of one length, a number per channel, got (0.5,) and (0.2, 0.2, 0.2)"),
-        ({"mean": (), "std": ()}, "expected mean and std of one length, a number per channel, got () and ()"),
+        ({"mean": (0.5,)}, "mean and std of the same length, one value per channel, got (0.5,) and (0.2, 0.2, 0.2)"),
+        ({"mean": (), "std": ()}, "expected mean and std of the same length, one value per channel, got () and ()"),
         (
             {"std": (0.2, 0.0, 0.2)},
             "expected finite means and stds above 0, got mean (0.5, 0.5, 0.5) and std (0.2, 0.0,",
@@ -89,10 +89,10 @@ def test_preprocessing_of_any_shape_and_number_of_channels() -> None:
     ("changes", "message"),
     [
         ({"score": "softmin"}, "expected the score softmax or sigmoid, got 'softmin'"),
-        ({"class_names": ("cat",)}, "the softmax score of a single class is always 1: expected two class names"),
+        ({"class_names": ("cat",)}, "the softmax of a single class is always 1: expected two class names"),
     ],
 )
-def test_a_score_that_says_nothing_is_refused(changes: dict[str, Any], message: str) -> None:
+def test_a_score_without_information_is_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(InputError, match=re.escape(message)):
         BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), **{"class_names": ("cat", "dog")} | changes)
 

@@ -1,4 +1,4 @@
-"""A classifier cut in two: exact, whatever lies at the cut, and nothing before it runs again."""
+"""Splitting a classifier at a layer is exact, and layers before it do not run again."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.classifier.split import Halves, cut_at
+from tame.classifier.split import SplitClassifier, split_at
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -25,7 +25,7 @@ def images(batch: int = 3, side: int = 64) -> Tensor:
 
 
 def frozen(module: nn.Module, layer: str, side: int = 64, tokens: TokenLayout | None = None) -> FrozenClassifier:
-    """Freeze a network of 10 classes whose BatchNorms look trained."""
+    """Freeze a network of 10 classes with random batch norm statistics."""
     generator = torch.Generator().manual_seed(0)
     for part in module.modules():
         if isinstance(part, nn.BatchNorm2d) and part.running_mean is not None and part.running_var is not None:
@@ -37,7 +37,7 @@ def frozen(module: nn.Module, layer: str, side: int = 64, tokens: TokenLayout | 
 
 
 def replaced_logits(classifier: FrozenClassifier, layer: str, given: Tensor, output: Tensor) -> Tensor:
-    """The slow twin: the whole network, with the output of the layer's last call replaced."""
+    """Slow reference: the whole network, with the output of the layer's last call replaced."""
     module, calls = classifier.module.get_submodule(layer), []
     handle = module.register_forward_hook(lambda *_: calls.append(0))
     classifier.logits(given)
@@ -54,28 +54,28 @@ def replaced_logits(classifier: FrozenClassifier, layer: str, given: Tensor, out
 
 
 def assert_exact(classifier: FrozenClassifier, layer: str, given: Tensor) -> None:
-    """The halves together are the network, also with repeated rows and another output of the layer."""
-    halves = cut_at(classifier, layer)
-    values = halves.before(given)
+    """Both parts together equal the network, also with repeated rows and a changed output of the layer."""
+    split = split_at(classifier, layer)
+    values = split.before(given)
     kept = [value.clone() for value in values]
     scale = float(classifier.logits(given).abs().max())
-    found = halves.behind(*(value[ROWS] for value in values))
+    found = split.after(*(value[ROWS] for value in values))
     torch.testing.assert_close(found, classifier.logits(given[ROWS]), rtol=0, atol=1e-5 * scale)
     changed = values[0][ROWS] * torch.linspace(0, 2, len(ROWS)).view(-1, *[1] * (values[0].ndim - 1))
     expected = replaced_logits(classifier, layer, given[ROWS], changed)
-    found = halves.behind(changed.clone(), *(value[ROWS] for value in values[1:]))
+    found = split.after(changed.clone(), *(value[ROWS] for value in values[1:]))
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5 * float(expected.abs().max()))
     assert not found.requires_grad
-    assert_gradient_exact(halves, layer, given)
+    assert_gradient_exact(split, layer, given)
     assert all(torch.equal(value, copy) for value, copy in zip(values, kept, strict=True))
 
 
-def assert_gradient_exact(halves: Halves, layer: str, given: Tensor) -> None:
+def assert_gradient_exact(split: SplitClassifier, layer: str, given: Tensor) -> None:
     """Gradients of all logits' squares reach the layer's output as they do in the whole network."""
-    values = halves.before(given)
+    values = split.before(given)
     leaves = [(values[0] / 2).requires_grad_() for _ in range(2)]  # not the images' own values
-    found = halves.behind(leaves[0], *(value.clone() for value in values[1:]))
-    expected = replaced_logits(halves.classifier, layer, given, leaves[1])
+    found = split.after(leaves[0], *(value.clone() for value in values[1:]))
+    expected = replaced_logits(split.classifier, layer, given, leaves[1])
     gradients = [
         torch.autograd.grad(logits.square().sum(), leaf)[0]
         for logits, leaf in zip((found, expected), leaves, strict=True)
@@ -87,7 +87,7 @@ def assert_gradient_exact(halves: Halves, layer: str, given: Tensor) -> None:
 @pytest.mark.parametrize(
     ("build", "layers"),
     [
-        (  # in-place sums and activations behind, skips around, a module called twice
+        (  # in-place sums and activations after the layer, skip connections, a module called twice
             models.resnet18,
             ["layer3", "layer4", "layer4.0.conv1", "layer4.0.bn2", "layer4.0.downsample", "layer4.1.relu"],
         ),
@@ -101,7 +101,7 @@ def test_exact(build: Callable[..., nn.Module], layers: list[str], caplog: pytes
     module = build(num_classes=10)
     for layer in layers:
         assert_exact(frozen(module, layer), layer, images())
-    assert not caplog.records  # every one could be cut
+    assert not caplog.records  # all could be split
 
 
 @pytest.mark.parametrize("layer", ["ln_1", "ln_2", "mlp", "self_attention_and_skip"])
@@ -112,24 +112,24 @@ def test_exact_for_tokens(toy_classifier: Make, layer: str, caplog: pytest.LogCa
     assert not caplog.records
 
 
-def test_only_what_lies_behind_runs_again() -> None:
+def test_only_what_comes_after_the_layer_runs_again() -> None:
     classifier = frozen(models.resnet18(num_classes=10), "layer4.0.conv1")
     ran: list[str] = []
     for name, part in classifier.module.named_modules():
         part.register_forward_hook(lambda *_, name=name: ran.append(name))
-    halves = cut_at(classifier, "layer4.0.conv1")
+    split = split_at(classifier, "layer4.0.conv1")
     ran.clear()
-    values = halves.before(images())
+    values = split.before(images())
     first = set(ran)
     assert "layer3.1.bn2" in first and "layer4.0.conv1" in first and "layer4.0.bn2" not in first
     ran.clear()
-    halves.behind(*values)
+    split.after(*values)
     assert "fc" in ran and "layer4.0.bn1" in ran and not first & set(ran) - {""}
     assert [tuple(value.shape) for value in values] == [(3, 512, 2, 2), (3, 512, 2, 2)]  # and the skip, downsampled
 
 
 class Sizes(nn.Module):
-    """Sizes from before the layer are used behind it, among them the number of rows."""
+    """Uses sizes from before the layer after it, among them the number of rows."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -165,7 +165,7 @@ class Recurring(nn.Module):
 
 
 class SequenceFirst(Recurring):
-    """What the second convolution's skip needs lies with its positions before its images."""
+    """The value that the skip connection needs has its positions on the first axis, not the images."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.conv(self.stem(inputs))
@@ -179,18 +179,18 @@ def test_the_last_of_several_calls(caplog: pytest.LogCaptureFixture) -> None:
     assert not caplog.records
 
 
-def test_what_cannot_be_cut_runs_whole_and_says_so(caplog: pytest.LogCaptureFixture) -> None:
+def test_what_cannot_be_split_runs_the_whole_network_and_logs_it(caplog: pytest.LogCaptureFixture) -> None:
     classifier = frozen(SequenceFirst(), "conv")
     with caplog.at_level(logging.WARNING, "tame"):
         assert_exact(classifier, "conv", images())
     assert [record.message for record in caplog.records] == [
-        "net cannot be cut at conv: the whole network runs instead"
+        "net cannot be split at conv: the whole network is run for each change"
     ]
     assert all(not part._forward_hooks for part in classifier.module.modules())
 
 
 class Branching(Recurring):
-    """What runs depends on the values."""
+    """Its control flow depends on values."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.conv(self.stem(inputs))
@@ -198,7 +198,7 @@ class Branching(Recurring):
 
 
 class Strange(Recurring):
-    """The tracer's values have any attribute, so that its graph cannot run."""
+    """Uses an attribute that only the tracer's proxies have, so that the traced graph cannot run."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.conv(self.stem(inputs))
@@ -206,19 +206,19 @@ class Strange(Recurring):
 
 
 @pytest.mark.parametrize("module", [Branching, Strange])
-def test_what_cannot_be_traced_runs_whole_and_says_so(
+def test_what_cannot_be_traced_runs_the_whole_network_and_logs_it(
     module: type[nn.Module], caplog: pytest.LogCaptureFixture
 ) -> None:
     classifier = frozen(module(), "conv")
     with caplog.at_level(logging.WARNING, "tame"):
         assert_exact(classifier, "conv", images())
-        with pytest.raises(InputError, match="'con' is no layer of .*; near names: conv"):
-            cut_at(classifier, "con")
-    assert caplog.messages[0] == "net cannot be cut at conv: the whole network runs instead"
+        with pytest.raises(InputError, match="'con' is not a layer of .*; similar names: conv"):
+            split_at(classifier, "con")
+    assert caplog.messages[0] == "net cannot be split at conv: the whole network is run for each change"
 
 
 class Hidden(Recurring):
-    """A value from before the layer changes once the layer has read it: its copy would be too late."""
+    """Overwrites a value from before the layer after the layer has read it."""
 
     def forward(self, inputs: Tensor) -> Tensor:
         features = self.stem(inputs)
@@ -227,7 +227,7 @@ class Hidden(Recurring):
         return self.head((total + features).mean((2, 3)))
 
 
-def test_a_cut_that_would_be_wrong_is_found(caplog: pytest.LogCaptureFixture) -> None:
+def test_a_split_that_would_be_wrong_is_detected(caplog: pytest.LogCaptureFixture) -> None:
     assert_exact(frozen(Hidden(), "conv"), "conv", images())
     assert len(caplog.records) == 1
 
@@ -241,35 +241,35 @@ class Unused(Recurring):
 
 def test_a_layer_that_does_not_matter() -> None:
     with pytest.raises(InputError, match="expected a layer that the logits of net depend on, got 'conv'"):
-        cut_at(frozen(Unused(), "conv"), "conv")
+        split_at(frozen(Unused(), "conv"), "conv")
 
 
 def test_it_moves_and_is_copied_with_its_classifier() -> None:
     """As in training: on another device, in half precision, and in a copy whose weights change."""
     classifier = frozen(models.resnet18(num_classes=10), "layer4")
-    whole = nn.ModuleDict({"classifier": classifier, "halves": cut_at(classifier, "layer4")})
+    whole = nn.ModuleDict({"classifier": classifier, "split": split_at(classifier, "layer4")})
     copied = copy.deepcopy(whole)
     copied["classifier"].module.fc.weight.data.zero_()
     whole.train()
     assert not any(part.training for part in classifier.module.modules())
-    halves, other = whole["halves"], copied["halves"]
-    assert isinstance(halves, Halves) and isinstance(other, Halves)
-    values = halves.before(images())
+    split, other = whole["split"], copied["split"]
+    assert isinstance(split, SplitClassifier) and isinstance(other, SplitClassifier)
+    values = split.before(images())
     bias = copied["classifier"].module.fc.bias
-    torch.testing.assert_close(other.behind(*values), bias.expand(3, -1))
-    assert halves.behind(*values).std() > 0
+    torch.testing.assert_close(other.after(*values), bias.expand(3, -1))
+    assert split.after(*values).std() > 0
     whole.to("meta")
-    assert all(tensor.is_meta for tensor in [*halves.parameters(), *halves.buffers()])
+    assert all(tensor.is_meta for tensor in [*split.parameters(), *split.buffers()])
 
 
 @pytest.mark.parametrize("module", [models.resnet18, Branching])
 def test_gradients_under_autocast(module: Callable[..., nn.Module]) -> None:
     layer = "conv" if module is Branching else "layer4"
     classifier = frozen(module() if module is Branching else module(num_classes=10), layer)
-    halves = cut_at(classifier, layer)
+    split = split_at(classifier, layer)
     mask = torch.rand(3, 1, 1, 1, requires_grad=True)
     with torch.autocast("cpu", torch.bfloat16):
-        output, *others = halves.before(images())
-        halves.behind(output * mask, *others).float().square().sum().backward()
+        output, *others = split.before(images())
+        split.after(output * mask, *others).float().square().sum().backward()
     assert mask.grad is not None and mask.grad.isfinite().all() and mask.grad.abs().min() > 0
     assert all(parameter.grad is None for parameter in classifier.parameters())

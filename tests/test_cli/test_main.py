@@ -112,7 +112,7 @@ def test_inspect_shows_layers_and_a_line_to_paste(tame, toy_backbone):
     status, output, _ = tame("inspect", toy_backbone)
     assert status == 0
     assert output.startswith("toy_cnn: 5 classes, input 3 x 32 x 32, ")
-    assert output.endswith("\n--layers stage1,stage2,stage3\n")
+    assert output.endswith("\nproposed feature layers: stage1,stage2,stage3\n")
     assert "stage1.0" not in output and "stage1.0" in tame("inspect", toy_backbone, "--all")[1]
     assert "input 3 x 48 x 64, " in tame("inspect", "--input-size", "48x64", toy_backbone)[1]
 
@@ -357,8 +357,8 @@ def refused(result, name, message, tmp_path):
 
 
 BAD_TRAINING = {
-    "no DATA": ([], [], "expected a folder of images: give --data, or set DATA in the environment or in .env"),
-    "missing DATA": (["--data", "nowhere"], [], "expected a folder in --data, got 'nowhere'"),
+    "no DATA": ([], [], "expected a folder of images: name it with data, or set DATA in the environment or in .env"),
+    "missing DATA": (["--data", "nowhere"], [], "expected a folder as data, got 'nowhere'"),
     "empty list": (
         ["--data", "photographs"],
         [""],
@@ -369,7 +369,7 @@ BAD_TRAINING = {
     "missing image": (["--data", "photographs"], ["00.png 1", "", "no.png 1"], "list.txt, line 3: expected the image"),
     "preset": (["--preset", "releasd"], [], "unknown preset 'releasd'; did you mean 'released'?"),
     "backbone": (["--backbone", "resnet5"], [], "unknown backbone 'resnet5'; did you mean 'resnet"),
-    "precision": (["--precision", "16-mixed"], [], "expected --precision 32 or bf16-mixed on the CPU, got '16-mixed'"),
+    "precision": (["--precision", "16-mixed"], [], "expected the precision 32 or bf16-mixed on the CPU"),
 }
 
 
@@ -431,7 +431,7 @@ BAD_EVALUATING = {
     "map scaling": (["--map-scaling", "max"], "expected --map-scaling of minmax, rank, separated by commas, got 'max'"),
     "steps": (["--metrics", "deletion", "--steps", "0"], "expected insertion or deletion in at least one step"),
     "method": (["--method", "gradcan"], "unknown method 'gradcan'; did you mean 'gradcam'?"),
-    "own method": (["--method", "nowhere:f"], "expected a method package.module:function, cannot import 'nowhere:f'"),
+    "own method": (["--method", "nowhere:f"], "package.module:function as the method, cannot import 'nowhere:f'"),
     "maps": (["--maps", "nowhere"], "expected a folder of maps, got nowhere"),
     "no maps": (["--maps", "photographs"], "photographs lacks the maps of 24 of 24 images, such as 00.npy"),
     "labels": (["--only", "correct"], "expected a list with the labels of all images for --only correct"),
@@ -440,7 +440,7 @@ BAD_EVALUATING = {
     "batch size": (["--batch-size", "0"], "expected batch_size >= 1 and num_workers >= 0, got 0 and 0"),
     "rows": (["--pass-rows", "-1"], "expected rows per pass of 0 (as many as fit) or more, got -1"),
     "devices": (["--devices", "0"], "expected at least 1 device and 1 node, got 0 and 1"),
-    "precision": (["--precision", "16-mixed"], "expected --precision 32 or bf16-mixed on the CPU, got '16-mixed'"),
+    "precision": (["--precision", "16-mixed"], "expected the precision 32 or bf16-mixed on the CPU"),
 }
 
 
@@ -464,7 +464,7 @@ def test_a_file_that_is_no_checkpoint(tame, toy_backbone, tmp_path):
 def test_cuda_where_there_is_none(tame, toy_backbone, photographs, tmp_path, name):
     more = [] if name == "explain" else ["--data", photographs]
     result = tame(name, "--backbone", "toy_cnn", "--device", "cuda", "--out", "run", *more)
-    refused(result, name, "got 'cuda', which is not available here", tmp_path)
+    refused(result, name, "got 'cuda', which is not available", tmp_path)
     assert not (tmp_path / "run").exists()
 
 
@@ -482,7 +482,7 @@ def test_cuda_where_there_is_none(tame, toy_backbone, photographs, tmp_path, nam
             "expected --map-scaling of minmax, rank, separated by commas, got 'minmx'",
         ),
         (["evaluate", "--preset", "releasd"], "unknown preset 'releasd'; did you mean 'released'?"),
-        (["evaluate", "--data", "nowhere"], "expected a folder in --data, got 'nowhere'"),
+        (["evaluate", "--data", "nowhere"], "expected a folder as data, got 'nowhere'"),
         (["list", "metric"], "cannot list 'metric'; expected backbones, methods, metrics, presets, attention"),
         (["table", "nowhere"], "nowhere"),
         (["table"], "got none"),

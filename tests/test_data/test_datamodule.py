@@ -47,7 +47,7 @@ def test_samples(entries):
 def test_random_crops_depend_on_seed_epoch_and_index_only(entries):
     same = [entries[0]] * 2
     dataset = ImageListDataset(same, Crop(16, 12, kind="random"), seed=1)
-    torch.rand(3)  # torch's own generator plays no part
+    torch.rand(3)  # torch's global generator has no effect
     assert torch.equal(dataset[0, 2]["image"], dataset[0, 2]["image"])
     first = ImageListDataset(same, Crop(16, 12, kind="random"), seed=1)
     assert torch.equal(first[0, 2]["image"], dataset[0, 2]["image"])
@@ -120,7 +120,7 @@ def test_workers_read_the_same_as_the_main_process(entries):
 
 
 class Watcher(lightning.LightningModule):
-    """Trains nothing, remembers which images came."""
+    """Records the indices of its training images, without training."""
 
     def __init__(self):
         super().__init__()
@@ -136,7 +136,7 @@ class Watcher(lightning.LightningModule):
 
 
 class Stop(lightning.Callback):
-    """Saves and ends a run after some steps."""
+    """Saves a checkpoint and stops a run after some steps."""
 
     def __init__(self, path, steps):
         self.path, self.steps = path, steps

@@ -130,7 +130,7 @@ def truncated(tmp_path):
 
 
 def test_every_kind_of_bad_file_is_one_clear_sentence(tmp_path):
-    (tmp_path / "text.jpg").write_text("not a photograph")
+    (tmp_path / "text.jpg").write_text("not an image")
     (tmp_path / "empty.jpg").touch()
     (tmp_path / "folder.jpg").mkdir()
     cases = {
@@ -154,7 +154,7 @@ def test_decompression_bomb(tmp_path, monkeypatch):
 
 
 def test_other_channel_counts(tmp_path):
-    with pytest.raises(InputError, match="expected 1 or 3 channels for a photograph, got 4"):
+    with pytest.raises(InputError, match="expected an image of 1 or 3 channels, got 4"):
         load_image(saved(tmp_path, Image.new("L", (2, 2))), 4)
 
 

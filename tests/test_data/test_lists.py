@@ -19,7 +19,7 @@ from tame.utils.io import replacing
 
 @pytest.fixture
 def root(tmp_path):
-    """A folder with three files; their contents are never read here."""
+    """A folder with three files whose contents are not read."""
     for name in ("a.jpg", "class one/b c.JPEG", "class one/d.png"):
         path = tmp_path / "images" / name
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -95,7 +95,7 @@ def test_walk_is_sorted_recursive_and_skips_other_files(root):
 
 
 def test_walk_of_nothing(tmp_path):
-    with pytest.raises(InputError, match="expected images .* in .*cwd or below, got none"):
+    with pytest.raises(InputError, match="expected images .* in .*cwd or its subfolders, got none"):
         walk_images(tmp_path / "cwd")
     with pytest.raises(InputError, match="expected a folder of images, got .*absent"):
         walk_images(tmp_path / "absent")
@@ -114,8 +114,8 @@ def test_draws_are_ordered_repeatable_and_nested():
 
 
 def test_draw_of_everything_and_of_less_than_nothing():
-    assert draw(ENTRIES, 0, seed=0) == draw(ENTRIES, 1000, seed=0) == ENTRIES
-    with pytest.raises(InputError, match="expected a number of images, 0 for all of them, got -1"):
+    assert draw(ENTRIES, None, seed=0) == draw(ENTRIES, 1000, seed=0) == ENTRIES
+    with pytest.raises(InputError, match="expected a number of images of 1 or more, got -1"):
         draw(ENTRIES, -1, seed=0)
 
 
@@ -184,14 +184,12 @@ def test_option_comes_before_environment_before_dotenv(root, monkeypatch):
 
 
 def test_no_data_folder(root, monkeypatch):
-    with pytest.raises(InputError, match="give --data, or set DATA"):
+    with pytest.raises(InputError, match="name it with data, or set DATA"):
         resolve_folders("")
-    with pytest.raises(InputError, match=r"expected a folder in --data, got .*a\.jpg"):
+    with pytest.raises(InputError, match=r"expected a folder as data, got .*a\.jpg"):
         resolve_folders(str(root / "a.jpg"))
     monkeypatch.setenv("DATA", "/nowhere/at/all")
-    with pytest.raises(
-        InputError, match="expected a folder in DATA .*, got '/nowhere/at/all'; give --data or set DATA"
-    ):
+    with pytest.raises(InputError, match="expected a folder as DATA .*, got '/nowhere/at/all'"):
         resolve_folders("")
 
 
@@ -208,9 +206,11 @@ def test_lists_by_path_by_name_and_by_default(root, monkeypatch):
 
 
 def test_absent_lists(root):
-    with pytest.raises(InputError, match=r"got 'my\.txt', which is neither a file nor a name in .*images \(--lists"):
+    with pytest.raises(
+        InputError, match=r"got 'my\.txt', which is neither a file nor a name in the folder of .*images"
+    ):
         resolve_list("my.txt", str(root), "train.txt")
-    with pytest.raises(InputError, match=r"neither a file nor a name in --lists or LIST, which is not set"):
+    with pytest.raises(InputError, match=r"neither a file nor a name .* \(neither lists nor LIST is set\)"):
         resolve_list("my.txt", "", "train.txt")
-    with pytest.raises(InputError, match="expected a folder in --lists, got 'absent'"):
+    with pytest.raises(InputError, match="expected a folder as lists, got 'absent'"):
         resolve_list("", "absent", "train.txt")

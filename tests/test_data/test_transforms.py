@@ -46,7 +46,7 @@ def test_no_resampling_where_the_short_side_fits():
 
 
 @pytest.mark.parametrize("size", [(60, 40), (40, 60), (40, 40), (20, 20)])
-def test_random_crops_are_windows_of_the_resized_photograph(size):
+def test_random_crops_are_windows_of_the_resized_image(size):
     photo = noise(size)
     crops = [Crop(40, 32, "bicubic", "random")(photo, torch.Generator().manual_seed(seed)) for seed in range(20)]
     resized = to_tensor(photo.resize(resized_size(*size, 40), Image.Resampling.BICUBIC))
@@ -75,14 +75,14 @@ def test_random_crop_repeats_with_its_generator_and_flips_half_the_time():
     assert torch.equal(results[7], crop(photo, torch.Generator().manual_seed(7)))
 
 
-def test_random_crop_of_a_small_photograph_is_the_padded_centre():
+def test_random_crop_of_a_small_image_is_the_padded_centre():
     photo = noise((20, 20))
     assert torch.equal(Crop(20, 25, kind="random")(photo), Crop(20, 25)(photo))
 
 
 @pytest.mark.parametrize("size", [(640, 480), (333, 500), (224, 224), (1000, 300)])
 def test_crop_box_is_where_the_crop_came_from(size):
-    """Paint the box on the photograph: the crop then shows paint and nothing else, up to its edge."""
+    """Paint the box on the image: the crop then shows paint and nothing else, up to its edge."""
     left, top, right, bottom = crop_box(*size, 256, 224)
     values = np.zeros((size[1], size[0]), np.uint8)
     values[round(top) : round(bottom), round(left) : round(right)] = 255
@@ -93,7 +93,7 @@ def test_crop_box_is_where_the_crop_came_from(size):
     assert right - left == pytest.approx(224 * size[0] / resized_size(*size, 256)[0])
 
 
-def test_crop_box_of_a_padded_crop_goes_beyond_the_photograph():
+def test_crop_box_of_a_padded_crop_goes_beyond_the_image():
     assert crop_box(100, 100, 50, 60) == (-10.0, -10.0, 110.0, 110.0)
     assert Crop(50, 60).box(100, 100) == crop_box(100, 100, 50, 60)
 
@@ -122,7 +122,7 @@ def test_random_crops_that_are_no_squares_are_windows_too():
 
 
 @pytest.mark.parametrize("size", [(640, 480), (300, 1000)])
-def test_the_box_of_a_squeezed_photograph_is_where_the_crop_came_from(size):
+def test_the_box_of_an_image_resized_to_another_aspect_is_where_the_crop_came_from(size):
     crop = Crop((48, 80), (24, 40), channels=1)
     left, top, right, bottom = crop.box(*size)
     assert (left, top, right, bottom) == (size[0] / 4, size[1] / 4, 3 * size[0] / 4, 3 * size[1] / 4)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import pytest
@@ -11,19 +11,20 @@ from torch import Tensor, nn
 
 from small_runs import batch_of, maps_by
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
-from tame.evaluation.batch import BatchMeasurement
-from tame.evaluation.plan import Plan
+from tame.evaluation.batch import BatchEvaluation
 from tame.explainers import build_explainer
-from tame.options import MethodOptions
+from tame.metrics import Deletion, ImputedConfidence, MaskedConfidence, Metric, perturbations_of
 from tame.perturbations import PassRows
 
 Make = Callable[..., FrozenClassifier]
 FILES = ["a.png", "b.png", "c.png", "d.png"]
 
 
-def measurement(classifier: FrozenClassifier, maps_of: Any = None, plan: Plan | None = None, **options: Any) -> Any:
-    perturbations = (plan or Plan(keeps=(0.5,))).perturbations()
-    return BatchMeasurement(
+def measurement(
+    classifier: FrozenClassifier, maps_of: Any = None, metrics: Sequence[Metric] = (), **options: Any
+) -> BatchEvaluation:
+    perturbations = perturbations_of(metrics or [MaskedConfidence(keeps=(0.5,))])
+    return BatchEvaluation(
         maps_of or maps_by(classifier, "centre"), classifier, perturbations, FILES, PassRows(), **options
     )
 
@@ -54,13 +55,13 @@ def test_top_1_and_top_5_by_hand(seven_classes: FrozenClassifier) -> None:
 
 @pytest.mark.parametrize(
     ("method", "options", "forward", "backward"),
-    [("centre", {}, 0, 0), ("gradcam", {}, 1, 1), ("rise", {"rise_masks": 10}, 10, 0)],
+    [("centre", {}, 0, 0), ("gradcam", {}, 1, 1), ("rise", {"masks": 10}, 10, 0)],
 )
 def test_passes_of_the_explainer_per_image(
     toy_classifier: Make, toy_images: Tensor, method: str, options: dict[str, int], forward: int, backward: int
 ) -> None:
     classifier = toy_classifier()
-    explainer = build_explainer(classifier, MethodOptions(method, **options))
+    explainer = build_explainer(classifier, method, **options)
     with torch.inference_mode():
         rows = measurement(classifier, lambda images, targets, _: explainer(images, targets))(batch_of(toy_images))
     assert [(row["explain_forward"], row["explain_backward"]) for row in rows] == [(forward, backward)] * 4
@@ -105,8 +106,8 @@ def test_only_correct_images_are_explained(toy_classifier: Make, toy_images: Ten
 
 
 def test_which_inputs_say_whether_the_class_survives(toy_classifier: Make, toy_images: Tensor) -> None:
-    plan = Plan(("ad-ic", "road", "deletion"), scalings=("rank",), keeps=(1.0,), removes=(0.5,), steps=1)
-    (row, *_) = measurement(toy_classifier(), plan=plan)(batch_of(toy_images))
+    metrics = MaskedConfidence(("rank",), (1.0,)), ImputedConfidence((0.5,)), Deletion(1)
+    (row, *_) = measurement(toy_classifier(), metrics=metrics)(batch_of(toy_images))
     names = [name for name in row if name.endswith(("_p", "_kept"))]
     inputs = ["rank_100", "morf_50", "lerf_50", "deletion_0", "deletion_1"]
     assert names == [*(f"{name}_p" for name in inputs), "morf_50_kept", "lerf_50_kept"]

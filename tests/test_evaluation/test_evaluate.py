@@ -1,4 +1,4 @@
-"""From options to a finished evaluation: provenance, presets, a user's own methods and maps, kill -9."""
+"""From arguments to finished evaluations: provenance, presets, a user's own methods and maps, kill -9."""
 
 from __future__ import annotations
 
@@ -22,14 +22,14 @@ from small_runs import cells
 from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import load_backbone
+from tame.checkpoints.classifier import load_classifier
 from tame.checkpoints.native import checkpoint_hash, save_attention
 from tame.classifier import FrozenClassifier
 from tame.data import list_hash, read_list, walk_images
-from tame.evaluation import Summary, read_run
-from tame.evaluation.evaluate import evaluate
+from tame.evaluation import Summary, open_run, read_run
+from tame.evaluation.evaluate import evaluate, evaluate_explainer, evaluation_arguments, resolve_request
+from tame.explainers import build_explainer, load_explainer
 from tame.explainers.controls import centre_maps
-from tame.explainers.setup import load_classifier
-from tame.options import EvaluateOptions
 from tame.utils.checks import InputError
 from tame.utils.versions import versions
 
@@ -45,10 +45,11 @@ def _nothing_set(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
 
 
 def measure(method: Any = "centre", **options: Any) -> Summary:
-    return evaluate(
-        method,
-        **{"backbone": "toy_cnn", "data": "photographs", "device": "cpu", "num_workers": 0, "out": "run"} | options,
-    )
+    """Evaluate a method on the CPU and return the summary of its run."""
+    classifier = options.pop("classifier", None) or load_classifier("toy_cnn", device="cpu")
+    table = evaluate(method, classifier, **{"data": "photographs", "out": "run", "progress": False} | options)
+    (folder,) = table.attrs["folders"].values()
+    return open_run(folder).summary
 
 
 @pytest.fixture
@@ -56,7 +57,7 @@ def labelled(photographs: Path, toy_backbone: str) -> Path:
     """A list of half of the photographs; the classifier is right about every second one."""
     names = [f"{index:02}.png" for index in range(0, 24, 2)]
     measure(out="plain")
-    rows = read_run("plain").rows
+    rows = open_run("plain").rows
     said = dict(zip(rows.files, rows.columns["target"].astype(int), strict=True))
     lines = [f"{name} {said[name] if number % 2 == 0 else (said[name] + 1) % 5}" for number, name in enumerate(names)]
     path = photographs.parent / "half.txt"
@@ -72,7 +73,9 @@ def test_summary_says_where_the_numbers_come_from(labelled: Path, photographs: P
     attention = build_attention("ttame", classifier.channels, 5)
     details = {"attention": "ttame", "output_size": "largest"}
     checkpoint = save_attention(Path("explainer"), ExplainedClassifier(classifier, attention), details)
-    summary = measure("ttame", checkpoint="explainer", list="half.txt", metrics="road,ad-ic", masking="vit", seed=5)
+    summary = measure(
+        "ttame", checkpoint="explainer", list="half.txt", metrics=["road", "ad-ic"], masking="vit", seed=5
+    )
     content = json.loads(Path("run/summary.json").read_text())
     assert content["settings"] == summary.settings == {
         "method": "ttame",
@@ -107,22 +110,39 @@ def test_summary_says_where_the_numbers_come_from(labelled: Path, photographs: P
 
 
 def test_what_changes_the_maps_is_part_of_the_settings(toy_backbone: str, photographs: Path) -> None:
-    settings = measure("gradcam", cam_layer="stage2", limit_images=2).settings
-    assert settings["cam_layer"] == "stage2"
-    with pytest.raises(InputError, match="other settings: cam_layer 'stage2', not 'stage1'"):
-        measure("gradcam", cam_layer="stage1", limit_images=2)
-    assert measure("rise", rise_masks=3, limit_images=2, out="rise").settings["rise_masks"] == 3
-    with pytest.raises(InputError, match="; rise_masks 3, not 4"):
-        measure("rise", rise_masks=4, limit_images=2, out="rise")
+    def gradcam(layer: str) -> dict[str, Any]:
+        return measure("gradcam", arguments={"gradcam": {"layer": layer}}, limit_images=2).settings
+
+    def rise(limit: int = 2, **arguments: Any) -> dict[str, Any]:
+        return measure("rise", arguments={"rise": arguments}, limit_images=limit, out="rise").settings
+
+    assert gradcam("stage2")["arguments"] == gradcam("stage2")["overrides"] == {"layer": "stage2"}
+    with pytest.raises(InputError, match="other settings: arguments.layer 'stage2', not 'stage1'"):
+        gradcam("stage1")
+    assert rise(masks=3)["arguments"] == rise(masks=3)["overrides"] == {"masks": 3}
+    with pytest.raises(InputError, match="other settings: arguments.masks 3, not 4; overrides.masks 3, not 4"):
+        rise(masks=4)
     with pytest.raises(InputError, match="other settings: list_sha256"):
-        measure("rise", rise_masks=3, limit_images=3, out="rise")
+        rise(3, masks=3)
+
+
+def test_arguments_that_a_preset_sets(toy_backbone: str, photographs: Path) -> None:
+    """They are part of the preset, unless the user says otherwise."""
+    common: dict[str, Any] = {"limit_images": 2, "preset": "released"}
+    settings = measure("rise", arguments={"rise": {"masks": 3}}, **common).settings
+    assert settings["arguments"] == settings["overrides"] == {"masks": 3}
+    logit = {"masks": 3, "weights": "logit"}  # as the preset says
+    assert measure("rise", arguments={"rise": logit}, out="same", **common).settings == settings
+    other = measure("rise", arguments={"rise": logit | {"weights": "confidence"}}, out="other", **common).settings
+    assert other["arguments"] == other["overrides"] == {"masks": 3, "weights": "confidence"}
+    assert cells(Path("other")) != cells(Path("run")) == cells(Path("same"))
 
 
 def test_a_folder_of_images_without_a_list(toy_backbone: str, photographs: Path) -> None:
     summary = measure(limit_images=5, seed=2)
     assert (summary.images, summary.labelled, summary.accuracy) == (5, 0, {})
     assert summary.settings["list"] == "photographs"
-    assert len(read_run("run").rows.files) == 5
+    assert len(open_run("run").rows.files) == 5
     assert list_hash(walk_images(photographs), photographs) != summary.settings["list_sha256"]
 
 
@@ -131,14 +151,12 @@ def test_images_of_a_list_may_lie_elsewhere(toy_backbone: str, photographs: Path
     Path("list.txt").write_text(f"{photographs}/01.png 1\n../photographs/02.png 2\n")
     summary = measure(data="data", list="list.txt")
     assert summary.images == 2
-    assert read_run("run").rows.files == ["../photographs/01.png", "../photographs/02.png"]
+    assert open_run("run").rows.files == ["../photographs/01.png", "../photographs/02.png"]
 
 
 def test_random_weights_are_those_of_the_seed() -> None:
     def weights(**options: Any) -> str:
-        return load_classifier(
-            options := EvaluateOptions(backbone="squeezenet1_1", weights="random", **options), options
-        ).weights_hash
+        return load_classifier("squeezenet1_1", weights="random", device="cpu", **options).weights_hash
 
     torch.manual_seed(1)
     first = weights()
@@ -154,15 +172,15 @@ def test_random_weights_are_those_of_the_seed() -> None:
 @pytest.mark.parametrize(
     ("preset", "asked", "masking", "overrides"),
     [
-        ("tame", "", "vit", {}),
-        ("paper", "", "vit", {}),
-        ("released", "", "cnn", {}),
+        ("tame", None, "vit", {}),
+        ("paper", None, "vit", {}),
+        ("released", None, "cnn", {}),
         ("released", "backbone", "vit", {"masking": "vit"}),
         ("tame", "cnn", "cnn", {"masking": "cnn"}),
     ],
 )
 def test_masking_of_a_transformer(
-    toy_classifier: Make, photographs: Path, preset: str, asked: str, masking: str, overrides: dict[str, str]
+    toy_classifier: Make, photographs: Path, preset: str, asked: Any, masking: str, overrides: dict[str, str]
 ) -> None:
     settings = measure(classifier=toy_classifier("vit"), preset=preset, masking=asked, limit_images=2).settings
     assert (settings["masking"], settings["overrides"], settings["preset"]) == (masking, overrides, preset)
@@ -179,21 +197,21 @@ def test_masking_of_a_transformer(
 def test_what_a_preset_chooses(
     toy_backbone: str, photographs: Path, preset: str, expected: tuple[float | str, ...]
 ) -> None:
-    settings = measure(preset=preset, metrics="ad-ic,road", limit_images=2).settings
+    settings = measure(preset=preset, metrics=["ad-ic", "road"], limit_images=2).settings
     names = "ic_margin", "road_selection", "road_space", "road_reading"
     assert tuple(settings[name] for name in names) == expected
 
 
 @pytest.mark.parametrize(("preset", "margin"), [("tame", 1e-2), ("released", 0.0)])
 def test_half_precision_needs_a_wider_margin(toy_backbone: str, photographs: Path, preset: str, margin: float) -> None:
-    half = measure("all_ones", precision="bf16-mixed", preset=preset, metrics="ad-ic,road", limit_images=4)
+    half = measure("all_ones", precision="bf16-mixed", preset=preset, metrics=["ad-ic", "road"], limit_images=4)
     assert (half.settings["precision"], half.settings["ic_margin"]) == ("bf16-mixed", margin)
-    full = measure("all_ones", preset=preset, metrics="ad-ic,road", limit_images=4, out="full")
+    full = measure("all_ones", preset=preset, metrics=["ad-ic", "road"], limit_images=4, out="full")
     assert half.metrics["minmax/AD_100"].value == pytest.approx(0, abs=1)
     assert half.metrics["road/morf_confidence"].value == pytest.approx(
         full.metrics["road/morf_confidence"].value, abs=1
     )
-    p, q = (read_run(name).rows.columns["p"] for name in ("run", "full"))
+    p, q = (open_run(name).rows.columns["p"] for name in ("run", "full"))
     assert p.tolist() != q.tolist() and p.tolist() == pytest.approx(q.tolist(), abs=1e-2)
 
 
@@ -205,12 +223,12 @@ def test_only_correct(labelled: Path) -> None:
     assert (summary.images, summary.labelled, summary.settings["only"]) == (6, 12, "correct")
     every = measure(list="half.txt", out="all")
     assert summary.accuracy == every.accuracy == {"top1": 50, "top5": 100}
-    assert read_run("run").rows.columns["counted"].tolist() == [1, 0] * 6
-    assert read_run("run").counted().files == [f"{index:02}.png" for index in range(0, 24, 4)]
+    assert open_run("run").rows.columns["counted"].tolist() == [1, 0] * 6
+    assert open_run("run").counted().files == [f"{index:02}.png" for index in range(0, 24, 4)]
 
 
 def test_only_correct_needs_labels_and_an_image_that_is_right(labelled: Path) -> None:
-    message = "expected a list with the labels of all images for --only correct, got some without"
+    message = "only correct: expected a list with the labels of all images, got some without"
     with pytest.raises(InputError, match=message):
         measure(only="correct")
     Path("some.txt").write_text("00.png 1\n01.png ?\n")
@@ -231,13 +249,14 @@ def in_the_middle(images: Tensor, targets: Tensor) -> Tensor:
 
 def test_a_function_and_a_classifier_from_python(toy_classifier: Make, photographs: Path) -> None:
     classifier = toy_classifier()
-    summary = tame.evaluate(
-        in_the_middle, classifier=classifier, data=str(photographs), num_workers=0, metrics="ad-ic,deletion", steps=3
-    )
-    assert summary.settings["method"] == "in_the_middle"
-    assert summary.settings["weights_sha256"] == classifier.weights_hash
-    named = tame.evaluate("centre", classifier, data=str(photographs), num_workers=0, metrics="ad-ic,deletion", steps=3)
-    assert summary.metrics == named.metrics
+    common: dict[str, Any] = {"data": str(photographs), "metrics": ["ad-ic", "deletion"], "steps": 3}
+    table = tame.evaluate(in_the_middle, classifier, **common)
+    settings = open_run("evaluations/toy_cnn/in_the_middle").summary.settings
+    assert settings["method"] == "in_the_middle"
+    assert settings["weights_sha256"] == classifier.weights_hash
+    named = tame.evaluate("centre", classifier, **common)
+    assert (table.index.tolist(), named.index.tolist()) == (["in_the_middle"], ["Centre"])
+    assert table.loc["in_the_middle"].tolist() == named.loc["Centre"].tolist()
     assert cells(Path("evaluations/toy_cnn/in_the_middle")) == cells(Path("evaluations/toy_cnn/centre"))
 
 
@@ -245,7 +264,9 @@ def test_a_function_called_as_a_method_is_not_that_method(photographs: Path) -> 
     def ttame(images: Tensor, targets: Tensor) -> Tensor:
         return images[:, 0]
 
-    settings = tame.evaluate(ttame, data=str(photographs), device="cpu", num_workers=0, limit_images=1).settings
+    table = tame.evaluate(ttame, data=str(photographs), limit_images=1, progress=False)
+    assert table.index.tolist() == ["ttame"]
+    settings = open_run(table.attrs["folders"]["ttame"]).summary.settings
     assert (settings["method"], settings["backbone"]) == ("ttame", "efficientnet_lite0")
     assert "checkpoint" not in settings  # of the one that is shipped for this backbone
 
@@ -259,7 +280,7 @@ def test_a_method_of_the_working_folder(toy_backbone: str, photographs: Path) ->
     expected = measure("centre", out="centre")
     try:
         for name in ("own_method:middle", "own_method:build"):
-            summary = measure(name, out="")
+            summary = measure(name, out=None)
             assert summary.settings["method"] == name and summary.metrics == expected.metrics
             assert cells(Path("evaluations/toy_cnn") / name.replace(":", ".")) == cells(Path("centre"))
         with pytest.raises(InputError, match="cannot import 'own_method:other'"):
@@ -271,15 +292,19 @@ def test_a_method_of_the_working_folder(toy_backbone: str, photographs: Path) ->
 
 def test_maps_from_a_folder(toy_classifier: Make, toy_backbone: str, photographs: Path) -> None:
     """Nothing is explained, so no checkpoint is named, nor need there be one."""
-    expected = measure("centre", out="centre", metrics="ad-ic,road")
+    expected = measure("centre", out="centre", metrics=["ad-ic", "road"])
     Path("made elsewhere/deep").mkdir(parents=True)
     for index in range(24):
         np.save(f"made elsewhere/{index:02}.npy", centre_maps(torch.zeros(1, 3, 32, 32))[0].numpy())
-    summary = measure("ttame", maps="made elsewhere/", metrics="ad-ic,road", out="", rise_masks=3)
+    summary = measure("ttame", maps="made elsewhere/", metrics=["ad-ic", "road"], out=None, checkpoint="explainer")
     assert summary.metrics == expected.metrics
     assert cells(Path("evaluations/toy_cnn/made elsewhere")) == cells(Path("centre"))
     assert (summary.settings["method"], summary.settings["maps"]) == ("made elsewhere", "made elsewhere/")
-    assert not {"checkpoint", "checkpoint_sha256", "rise_masks"} & set(summary.settings)
+    assert not {"checkpoint", "checkpoint_sha256", "arguments"} & set(summary.settings)
+    with pytest.raises(InputError, match="expected maps in place of a method, got both"):
+        measure({"a": "centre", "b": "random"}, maps="made elsewhere", out="refused")
+    with pytest.raises(InputError, match="expected maps in place of a method, got both"):
+        measure(maps="made elsewhere", arguments={"centre": {}}, out="refused")
     np.save("made elsewhere/07.npy", np.full((32, 32), np.nan))
     np.save("made elsewhere/08.npy", np.full((32, 32), 5.0))
     summary = measure(maps="made elsewhere", out="broken")
@@ -293,11 +318,154 @@ def test_maps_from_a_folder(toy_classifier: Make, toy_backbone: str, photographs
     assert not Path("refused").exists()
 
 
-def test_options_that_are_none() -> None:
+def test_arguments_that_are_none(toy_backbone: str, photographs: Path) -> None:
     with pytest.raises(TypeError, match="unexpected keyword argument 'metric'"):
-        evaluate("centre", metric="road")
-    with pytest.raises(InputError, match="expected --metrics of ad-ic, road, insertion, deletion, .*, got 'roda'"):
-        measure(metrics="roda")
+        evaluate("centre", metric="road")  # type: ignore[call-arg]
+    with pytest.raises(InputError, match=r"unknown metric 'roda'; did you mean 'road'\? Known: ad-ic, road, "):
+        measure(metrics=["roda"])
+    with pytest.raises(InputError, match=r"sequence of names as metrics, such as \['road'\], got the text 'road'"):
+        measure(metrics="road")
+    with pytest.raises(InputError, match="sequence of names as map_scaling, .*, got the text 'rank'"):
+        measure(map_scaling="rank")
+    with pytest.raises(InputError, match="expected map scalings minmax or rank, got 'ranks'"):
+        measure(map_scaling=["ranks"])
+    with pytest.raises(InputError, match="expected the masking cnn or vit, got 'rnn'"):
+        measure(masking="rnn")
+    with pytest.raises(InputError, match="expected only all or correct, got 'right'"):
+        measure(only="right")
+    with pytest.raises(InputError, match="expected the precision auto, 32, 16-mixed, bf16-mixed, got '64'"):
+        measure(precision="64")
+    with pytest.raises(InputError, match="unknown method 'centr'; did you mean 'centre'"):
+        measure("centr")
+    with pytest.raises(InputError, match="unknown preset 'tam'; did you mean 'tame'"):
+        measure(preset="tam")
+    with pytest.raises(InputError, match="expected a number of images of 1 or more, got 0"):
+        measure(limit_images=0)
+    with pytest.raises(InputError, match="rise takes no argument 'mask'; did you mean 'masks'"):
+        measure("rise", arguments={"rise": {"mask": 3}})
+    with pytest.raises(
+        InputError, match=r"expected arguments of the methods that are evaluated \(rise\), got arguments of 'gradcam'"
+    ):
+        measure("rise", arguments={"rise": {"masks": 3}, "gradcam": {"layer": "stage2"}})
+    Path("file").write_text("")
+    with pytest.raises(InputError, match="expected a folder to write the results to, got file: file is a file"):
+        measure(out="file")
+    assert not Path("run").exists() and not Path("evaluations").exists()
+
+
+# --- several methods
+
+
+def trained(folder: str = "explainer") -> Path:
+    """Save an attention mechanism of the toy classifier."""
+    classifier = load_backbone("toy_cnn")
+    model = ExplainedClassifier(classifier, build_attention("ttame", classifier.channels, 5))
+    return save_attention(Path(folder), model, {"attention": "ttame", "output_size": "largest"})
+
+
+def test_several_methods_at_once(toy_backbone: str, photographs: Path) -> None:
+    trained()
+    classifier = load_classifier("toy_cnn", device="cpu")
+    asked = {
+        "T-TAME": "ttame@explainer",
+        "loaded": load_explainer(classifier, "explainer"),
+        "few masks": build_explainer(classifier, "rise", masks=2),
+        "mine": in_the_middle,
+        "CAM": "gradcam",
+    }
+    common: dict[str, Any] = {"data": "photographs", "limit_images": 4, "metrics": ["deletion"], "steps": 2}
+    common |= {"progress": False, "arguments": {"gradcam": {"layer": "stage2"}}}
+    table = tame.evaluate(asked, classifier, out="all", **common)
+    assert table.index.tolist() == list(asked) and table.index.name == "method"
+    assert table.columns.tolist() == ["images", "deletion/AUC"] and table["images"].tolist() == [4] * 5
+    assert table.attrs["main_process"] is True
+    folders = table.attrs["folders"]
+    assert folders == {name: str(Path("all") / name) for name in asked}
+    settings = {name: open_run(folder).summary.settings for name, folder in folders.items()}
+    methods = {name: each["method"] for name, each in settings.items()}
+    assert methods == {
+        "T-TAME": "ttame",
+        "loaded": "ttame",
+        "few masks": "rise",
+        "mine": "in_the_middle",
+        "CAM": "gradcam",
+    }
+    assert settings["T-TAME"] == settings["loaded"] and settings["T-TAME"]["checkpoint"] == "explainer"
+    assert settings["few masks"]["arguments"] == {"masks": 2} and "checkpoint" not in settings["mine"]
+    assert settings["CAM"]["arguments"] == {"layer": "stage2"}
+    assert table.loc["T-TAME"].tolist() == table.loc["loaded"].tolist()
+    for name, folder in folders.items():
+        assert table.loc[name, "deletion/AUC"] == read_run(folder)["deletion/AUC"].mean()
+    again = tame.evaluate(asked, classifier, out="all", **common)
+    assert again.equals(table)
+    assert Path("evaluations/toy_cnn/CAM/rows.csv").is_file() is False
+    alone = tame.evaluate({"CAM": "gradcam"}, classifier, **common)
+    assert alone.attrs["folders"] == {"CAM": "evaluations/toy_cnn/CAM"}
+
+
+def test_the_classifier_is_that_of_the_explainers(toy_classifier: Make, photographs: Path) -> None:
+    classifier = toy_classifier()
+    common: dict[str, Any] = {"data": "photographs", "limit_images": 2, "progress": False}
+    table = tame.evaluate(build_explainer(classifier, "centre"), **common)
+    assert table.index.tolist() == ["Centre"]
+    (folder,) = table.attrs["folders"].values()
+    assert open_run(folder).summary.settings["weights_sha256"] == classifier.weights_hash
+    other = build_explainer(toy_classifier(seed=1), "centre")
+    message = r"expected explainers of one classifier, toy_cnn \(random\), got one of toy_cnn \(random\)"
+    with pytest.raises(InputError, match=message):
+        tame.evaluate({"a": build_explainer(classifier, "random"), "b": other}, **common)
+    with pytest.raises(InputError, match=message):
+        tame.evaluate(other, classifier, **common)
+    same = build_explainer(toy_classifier(), "random")  # equal weights
+    assert tame.evaluate(same, classifier, **common)["images"].tolist() == [2]
+
+
+def test_a_classifier_by_name_or_as_a_network(toy_backbone: str, toy_classifier: Make, photographs: Path) -> None:
+    common: dict[str, Any] = {"data": "photographs", "limit_images": 2, "progress": False}
+    named = tame.evaluate("centre", "toy_cnn", out="named", **common)
+    assert open_run("named").summary.settings["backbone"] == "toy_cnn"
+    tame.evaluate("centre", toy_classifier().module, out="network", limit_images=1, data="photographs", progress=False)
+    assert open_run("network").summary.settings["backbone"] == "ToyCNN"
+    assert named["images"].tolist() == [2]
+
+
+def test_methods_whose_folders_would_be_the_same(toy_backbone: str, photographs: Path) -> None:
+    with pytest.raises(InputError, match="expected methods with names of different folders, got a:b, a/b"):
+        measure({"a:b": "centre", "a/b": "random"})
+    with pytest.raises(InputError, match="expected methods with names of different folders, got none"):
+        measure({})
+    assert not Path("run").exists()
+
+
+def test_methods_read_the_layers_of_the_preset_or_of_their_checkpoint(toy_backbone: str, photographs: Path) -> None:
+    """Unless the user named layers; the toy's sets are equal, so its layers are changed here."""
+    classifier = load_backbone("toy_cnn", layers=["stage3"])
+    model = ExplainedClassifier(classifier, build_attention("ttame", classifier.channels, 5))
+    save_attention(Path("one_layer"), model, {"attention": "ttame", "output_size": "largest"})
+    common: dict[str, Any] = {"data": "photographs", "limit_images": 2, "progress": False, "out": "all"}
+    tame.evaluate({"T-TAME": "ttame@one_layer", "CAM": "gradcam"}, load_classifier("toy_cnn", device="cpu"), **common)
+    layers = {name: open_run(Path("all") / name).summary.settings["layers"] for name in ("T-TAME", "CAM")}
+    assert layers == {"T-TAME": ["stage3"], "CAM": ["stage1", "stage2", "stage3"]}
+    named = load_classifier("toy_cnn", layers=["stage2"], device="cpu")
+    assert measure("gradcam", classifier=named, limit_images=2).settings["layers"] == ["stage2"]
+
+
+# --- parts for other callers
+
+
+def test_arguments_that_methods_share(toy_classifier: Make, photographs: Path) -> None:
+    arguments = evaluation_arguments({"data": "photographs", "limit_images": 3})
+    assert (arguments["batch_size"], arguments["devices"], arguments["preset"]) == (32, 1, "tame")
+    assert not {"explainers", "classifier", "checkpoint", "arguments", "maps", "out"} & set(arguments)
+    classifier = toy_classifier()
+    request = resolve_request(classifier, arguments | {"progress": False})
+    assert len(request.images.files) == 3 and request.settings.precision == "32"
+    found = evaluate_explainer(build_explainer(classifier, "centre"), classifier, request, Path("one"))
+    assert found.folder == Path("one") and found.summary == open_run("one").summary
+    with pytest.raises(InputError, match="an evaluation takes no argument 'metric'; did you mean 'metrics'"):
+        evaluation_arguments({"metric": ["road"]})
+    with pytest.raises(InputError, match="an evaluation takes no argument 'maps'"):
+        evaluation_arguments({"maps": "folder"})
 
 
 # --- kill -9
@@ -335,6 +503,6 @@ def test_killed_and_started_again(photographs: Path) -> None:
     subprocess.run(**command(*common, "killed"), check=True, capture_output=True, timeout=300)
     assert cells(Path("killed")) == cells(Path("whole"))
     assert Path("killed/rows.csv").read_text().splitlines()[1 : len(finished) + 1] == finished
-    whole, killed = (read_run(name).summary for name in ("whole", "killed"))
+    whole, killed = (open_run(name).summary for name in ("whole", "killed"))
     assert killed.metrics == whole.metrics and killed.settings == whole.settings
     assert sorted(path.name for path in Path("killed").iterdir()) == ["rows.csv", "settings.json", "summary.json"]

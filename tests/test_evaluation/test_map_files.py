@@ -1,4 +1,4 @@
-"""Maps made elsewhere: found, checked before work, equal to the method that made them."""
+"""Maps computed elsewhere: found, checked before work, equal to the method that made them."""
 
 from __future__ import annotations
 

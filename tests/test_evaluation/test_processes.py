@@ -16,7 +16,7 @@ import pytest
 from PIL import Image
 
 import tame
-from tame.evaluation import read_run
+from tame.evaluation import open_run
 from tame.evaluation.processes import Process, Processes
 from tame.utils.checks import InputError
 
@@ -83,7 +83,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 def test_two_processes_are_as_good_as_one(folder: Path) -> None:
-    one, two = (read_run(folder / name) for name in ("one", "two"))
+    one, two = (open_run(folder / name) for name in ("one", "two"))
     assert two.rows.files == one.rows.files == [f"{index}.png" for index in range(7)]
     assert two.summary.settings == one.summary.settings  # of the weights too: both processes drew the same
     for name, values in one.rows.columns.items():
@@ -157,7 +157,7 @@ def test_killed_while_two_measure_and_started_again(folder: Path) -> None:
     status, _, ours = finish(start(folder, *arguments))
     assert (status, ours) == (0, [])
     assert finished <= set((folder / "killed" / "rows.csv").read_text().splitlines())
-    killed, two = (read_run(folder / name).summary for name in ("killed", "two"))
+    killed, two = (open_run(folder / name).summary for name in ("killed", "two"))
     assert killed.metrics == two.metrics and killed.settings == two.settings
 
 
@@ -191,7 +191,7 @@ def leading(process: Process, work: Callable[[bool], object]) -> None:
         work(leads)
 
 
-def test_the_first_process_tells_the_others_whether_to_go_on() -> None:
+def test_the_main_process_tells_the_others_whether_to_proceed() -> None:
     said: list[bool] = []
 
     def fail(leads: bool) -> None:

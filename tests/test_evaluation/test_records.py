@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -14,10 +15,12 @@ from tame.evaluation.records import (
     Summary,
     counted,
     join_rows,
+    open_run,
     read_rows,
     read_run,
     read_summary,
     summarise,
+    upgraded,
     write_rows,
     write_summary,
 )
@@ -146,7 +149,7 @@ def test_summary_there_and_back(tmp_path: Path) -> None:
 
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the summary of a finished evaluation, got no file .*summary.json"):
-        read_run(tmp_path)
+        open_run(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"metrics": {}}))
     with pytest.raises(InputError, match="is no summary of an evaluation: .*missing"):
         read_summary(tmp_path / "summary.json")
@@ -156,3 +159,108 @@ def test_errors(tmp_path: Path) -> None:
         (tmp_path / "rows.csv").write_text(text)
         with pytest.raises(InputError, match=f"holds no rows of an evaluation: cannot read .*{wrong}"):
             read_rows(tmp_path / "rows.csv")
+
+
+# --- a row per image as a DataFrame
+
+
+def test_a_run_as_a_frame(tmp_path: Path) -> None:
+    write_rows(tmp_path / "rows.csv", [*ROWS[:2], UNCOUNTED])
+    summary = summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)
+    write_summary(tmp_path / "summary.json", summary)
+    frame = read_run(tmp_path)
+    assert frame.index.tolist() == [0, 1, 2] and frame.index.name == "index"
+    assert frame["file"].tolist() == [row["file"] for row in ROWS]
+    assert frame["p"].tolist() == [row["p"] for row in ROWS]  # to the last digit
+    assert frame["label"].isna().tolist() == [True, False, False] and frame["label"][1] == 7
+    assert str(frame["label"].dtype) == str(frame["counted"].dtype) == "Int64"
+    assert frame["minmax_50_p"].isna().tolist() == [False, False, True]
+    assert frame["minmax/AD_50"].mean() == summary.metrics["minmax/AD_50"].value
+    assert frame.attrs["summary"] == open_run(tmp_path).summary.as_dict()
+    assert frame.attrs["summary"]["metrics"]["minmax/AD_50"]["value"] == summary.metrics["minmax/AD_50"].value
+    with pytest.raises(InputError, match="expected the summary of a finished evaluation, got no file"):
+        read_run(tmp_path / "nowhere")
+
+
+# --- runs of earlier versions
+
+OLD_SUMMARY = """{
+  "settings": {
+    "method": "rise",
+    "preset": "tame",
+    "rise_masks": 20,
+    "overrides": {
+      "masking": "cnn",
+      "rise_masks": 20
+    },
+    "list": "Evaluation.txt",
+    "list_sha256": "5c01",
+    "only": "all",
+    "precision": "32",
+    "backbone": "efficientnet_lite0",
+    "weights": "imagenet",
+    "weights_sha256": "9151",
+    "layers": ["_blocks.4", "_blocks.10", "_blocks.15"],
+    "metrics": ["ad-ic"],
+    "scalings": ["minmax"],
+    "keeps": [1.0],
+    "masking": "cnn",
+    "ic_margin": 1e-05,
+    "versions": {"python": "3.11.7", "tame": "0.1.0", "torch": "2.15.0"}
+  },
+  "images": 2,
+  "constant": 0,
+  "invalid": 0,
+  "labelled": 2,
+  "accuracy": {"top1": 50.0, "top5": 100.0},
+  "cost": {
+    "explain_forward": 20.0,
+    "explain_backward": 0.0,
+    "seconds_explain": 1.5,
+    "seconds_perturb": 0.25,
+    "seconds_classify": 0.5,
+    "work": 20.5
+  },
+  "metrics": {
+    "minmax/AD_100": {"value": 25.0, "standard_error": 25.0},
+    "minmax/IC_100": {"value": 50.0, "standard_error": 50.0},
+    "minmax/AG_100": {"value": 25.0, "standard_error": 25.0}
+  }
+}
+"""  # as the version before `arguments` wrote it
+OLD_ROWS = """index,file,label,target,correct_top1,correct_top5,p,counted,minmax_100_p,constant,invalid,\
+explain_forward,explain_backward,seconds_explain,seconds_perturb,seconds_classify
+0,n01/a.JPEG,7,7,1,1,0.5,1,0.25,0,0,20.0,0.0,1.5,0.25,0.5
+1,n02/b.JPEG,3,9,0,1,0.5,1,0.75,0,0,20.0,0.0,1.5,0.25,0.5
+""".replace("\\\n", "")
+
+
+def test_a_run_of_an_earlier_version(tmp_path: Path) -> None:
+    (tmp_path / "summary.json").write_text(OLD_SUMMARY)
+    (tmp_path / "rows.csv").write_text(OLD_ROWS)
+    run = open_run(tmp_path)
+    assert run.summary.settings["arguments"] == {"masks": 20} and "rise_masks" not in run.summary.settings
+    assert run.summary.settings["overrides"] == {"masking": "cnn", "masks": 20}
+    again = summarise(run.rows, run.summary.settings, work=20.5)
+    assert again == run.summary  # every number
+    assert read_run(tmp_path)["minmax/AD_100"].tolist() == [50, 0]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        ({"method": "gradcam", "overrides": {}}, {"method": "gradcam", "overrides": {}}),
+        (
+            {"method": "gradcam", "cam_layer": "stage2", "overrides": {}},
+            {"method": "gradcam", "overrides": {"layer": "stage2"}, "arguments": {"layer": "stage2"}},
+        ),
+        (
+            {"arguments": {"masks": 3}, "overrides": {"masks": 3}},
+            {"arguments": {"masks": 3}, "overrides": {"masks": 3}},
+        ),
+        ({"cam_layer": "a"}, {"overrides": {"layer": "a"}, "arguments": {"layer": "a"}}),
+    ],
+)
+def test_settings_of_earlier_versions_have_todays_keys(old: dict[str, Any], new: dict[str, Any]) -> None:
+    before = json.dumps(old)
+    assert upgraded(old) == new and json.dumps(old) == before

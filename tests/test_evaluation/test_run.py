@@ -6,7 +6,6 @@ import json
 import math
 import threading
 from collections.abc import Callable
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +14,27 @@ import torch
 from torch import Tensor, nn
 
 from brightness import brightness_classifier
-from small_runs import COUNT, EVERYTHING, FILES, Images, Interrupted, cells, maps_by, numbers, run
+from small_runs import COUNT, EVERYTHING, FILES, Images, Interrupted, cells, maps_by, numbers, request_for, run
 from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
-from tame.evaluation import Plan, read_run, run_evaluation
+from tame.evaluation import open_run, read_run, run_evaluation
 from tame.evaluation.processes import Process
 from tame.evaluation.records import read_rows
-from tame.metrics import ROAD, AverageDrop, AverageGain, DeletionAUC, IncreaseInConfidence, InsertionAUC
+from tame.metrics import (
+    ROAD,
+    AverageDrop,
+    AverageGain,
+    Deletion,
+    DeletionAUC,
+    ImputedConfidence,
+    IncreaseInConfidence,
+    InsertionAUC,
+    MaskedConfidence,
+    Metric,
+    build_metrics,
+    perturbations_of,
+    settings_of,
+)
 from tame.perturbations import perturbed_scores, plain_scores
 from tame.utils.checks import InputError
 from tame.utils.versions import versions
@@ -40,11 +53,9 @@ def test_by_hand(tmp_path: Path) -> None:
         lambda images, targets, indices: torch.tensor([[[3.0, 1.0], [2.0, 0.0]]]),
         brightness_classifier(side=2, channels=1),
         [Sample(image=image, label=0, index=0)],  # type: ignore[arg-type] # as good as a dataset
-        Plan(("ad-ic", "deletion"), scalings=("minmax",), keeps=(0.5,), ic_margin=0.0, steps=4),
-        out=tmp_path,
-        provenance={},
-        files=["only.png"],
-        progress=False,
+        request_for((MaskedConfidence(("minmax",), (0.5,), ic_margin=0.0), Deletion(4)), ["only.png"]),
+        {},
+        tmp_path,
     )
     p, masked = sigmoid(2.8), sigmoid(1.0 + 0.6 * 2 / 3)
     deleted = [p, sigmoid(1.8), sigmoid(1.2), sigmoid(0.4), 0.5]  # pixels of 1, 0.6, 0.8 and 0.4 go, in this order
@@ -53,20 +64,20 @@ def test_by_hand(tmp_path: Path) -> None:
     area = (deleted[0] / 2 + sum(deleted[1:-1]) + deleted[-1] / 2) / 4
     assert summary.metrics["deletion/AUC"].value == pytest.approx(100 * area, abs=1e-4)
     assert summary.accuracy == {"top1": 100.0, "top5": 100.0}
-    columns = read_run(tmp_path).rows.columns
+    columns = open_run(tmp_path).rows.columns
     assert columns["p"][0] == pytest.approx(p, abs=1e-6)
     assert columns["minmax_50_p"][0] == pytest.approx(masked, abs=1e-6)
     assert [columns[f"deletion_{step}_p"][0] for step in range(5)] == pytest.approx(deleted, abs=1e-6)
 
 
 def test_the_same_as_metrics_over_all_images_at_once(toy_classifier: Make, tmp_path: Path) -> None:
-    classifier, plan = toy_classifier(), EVERYTHING
+    classifier = toy_classifier()
     summary = run(classifier, tmp_path)
     data = Images()
     plain = plain_scores(classifier, data.images)
     maps = maps_by(classifier, "gradcam")(data.images, plain.targets, torch.arange(COUNT))
     scores = perturbed_scores(
-        classifier, data.images, maps, plain.targets, torch.arange(COUNT), plan.perturbations()
+        classifier, data.images, maps, plain.targets, torch.arange(COUNT), perturbations_of(EVERYTHING)
     )  # fmt: skip
     confidence = dict(zip(scores.names, scores.confidence, strict=True))
     kept = dict(zip(scores.names, scores.kept, strict=True))
@@ -92,13 +103,17 @@ def test_the_same_as_metrics_over_all_images_at_once(toy_classifier: Make, tmp_p
     correct = (plain.targets == data.labels)[known].float().mean().item()
     assert summary.labelled == 22 and summary.accuracy["top1"] == pytest.approx(100 * correct)
     assert summary.accuracy["top5"] == 100.0  # of five classes
-    assert read_run(tmp_path).summary == summary
+    assert open_run(tmp_path).summary == summary
+    frame = read_run(tmp_path)
+    for name, estimate in summary.metrics.items():
+        assert frame[name].mean() == pytest.approx(estimate.value, abs=1e-9), name
+    assert set(frame["morf_10_kept"]) <= {0, 1} and str(frame["morf_10_kept"].dtype) == "Int64"
 
 
 def test_rows(toy_classifier: Make, tmp_path: Path) -> None:
     classifier = toy_classifier()
-    run(classifier, tmp_path, replace(EVERYTHING, metrics=("ad-ic", "road"), removes=(0.1,)))
-    rows = read_run(tmp_path).rows
+    run(classifier, tmp_path, (MaskedConfidence(), ImputedConfidence((0.1,))))
+    rows = open_run(tmp_path).rows
     assert rows.files == FILES
     assert rows.columns["index"].tolist() == list(range(COUNT))
     assert math.isnan(rows.columns["label"][4]) and math.isnan(rows.columns["correct_top1"][4])
@@ -121,7 +136,7 @@ def test_batch_sizes_do_not_matter(toy_classifier: Make, tmp_path: Path, batch_s
     found = run(toy_classifier(), tmp_path / "b", method="random", batch_size=batch_size, pass_rows=pass_rows)
     for name, estimate in expected.metrics.items():
         assert found.metrics[name] == pytest.approx(estimate, abs=2e-3), name
-    before, after = (read_run(tmp_path / name).rows.columns for name in "ab")
+    before, after = (open_run(tmp_path / name).rows.columns for name in "ab")
     for name in before:
         if name.endswith("p"):
             assert after[name].tolist() == pytest.approx(before[name].tolist(), abs=1e-5), name
@@ -131,7 +146,7 @@ def test_batch_sizes_do_not_matter(toy_classifier: Make, tmp_path: Path, batch_s
 @pytest.mark.parametrize(("method", "heads"), [("gradcam", 1), ("ablationcam", 16)])
 def test_work(toy_classifier: Make, tmp_path: Path, method: str, heads: int, precision: str) -> None:
     """Of one image, whatever the batch. The head is 80 of all 138,320 multiplications; passes are counted as before."""
-    summary = run(toy_classifier(), tmp_path, Plan(("ad-ic",)), method=method, precision=precision)
+    summary = run(toy_classifier(), tmp_path, (MaskedConfidence(),), method=method, precision=precision)
     assert summary.cost["work"] == pytest.approx(1 + heads * 80 / 138_320)
     assert summary.cost["explain_forward"] == (1 if method == "gradcam" else 17)
 
@@ -152,7 +167,7 @@ def test_work_is_measured_once(toy_classifier: Make, tmp_path: Path) -> None:
     content = json.loads(path.read_text())
     del content["cost"]["work"]
     path.write_text(json.dumps(content))
-    assert "work" not in read_run(tmp_path).summary.cost
+    assert "work" not in open_run(tmp_path).summary.cost
 
 
 def test_two_runs_agree_to_the_last_digit(toy_classifier: Make, tmp_path: Path) -> None:
@@ -186,7 +201,7 @@ def test_interrupted_and_continued(toy_classifier: Make, tmp_path: Path, stop: i
     assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["rows.csv", "settings.json", "summary.json"]
 
 
-@pytest.mark.parametrize("broken", ["tame.evaluation.run.write_summary", "tame.evaluation.run.shutil.rmtree"])
+@pytest.mark.parametrize("broken", ["tame.evaluation.run.write_summary", "tame.evaluation.folder.shutil.rmtree"])
 def test_interrupted_around_the_summary(
     toy_classifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -268,9 +283,15 @@ def test_starting_over(toy_classifier: Make, tmp_path: Path) -> None:
     assert not (tmp_path / "summary.json").exists()
 
 
+def changed(**settings: Any) -> tuple[Metric, ...]:
+    """Return `EVERYTHING` with other settings."""
+    together = settings_of(EVERYTHING) | settings
+    return build_metrics(together["metrics"], together)
+
+
 @pytest.mark.parametrize("finished", [True, False])
 @pytest.mark.parametrize(
-    ("plan", "changes", "message"),
+    ("asked", "changes", "message"),
     [
         ({"masking": "vit"}, {}, "masking 'cnn', not 'vit'"),
         ({"ic_margin": 0.0}, {}, "ic_margin 1e-05, not 0.0"),
@@ -290,7 +311,7 @@ def test_starting_over(toy_classifier: Make, tmp_path: Path) -> None:
 def test_other_settings(
     toy_classifier: Make,
     tmp_path: Path,
-    plan: dict[str, Any],
+    asked: dict[str, Any],
     changes: dict[str, Any],
     message: str,
     finished: bool,
@@ -301,8 +322,62 @@ def test_other_settings(
         with pytest.raises(Interrupted):
             run(toy_classifier(), tmp_path, method="centre", stop=7)
     with pytest.raises(InputError, match=f"holds a run with other settings: {message}") as error:
-        run(toy_classifier(), tmp_path, replace(EVERYTHING, **plan), method="centre", **changes)
-    assert "Give another --out, or --resume false to start over" in str(error.value)
+        run(toy_classifier(), tmp_path, changed(**asked), method="centre", **changes)
+    assert "Choose another output folder (out), or start over (resume false)" in str(error.value)
+
+
+def rewrite(out: Path, change: Callable[[dict[str, Any]], None]) -> None:
+    """Change the settings of a run on disk."""
+    settings = json.loads((out / "settings.json").read_text())
+    change(settings)
+    (out / "settings.json").write_text(json.dumps(settings))
+
+
+@pytest.mark.parametrize("finished", [True, False])
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda settings: settings["versions"].update(tame="0.0.9"), r"tame 0.0.9, not \d+\.\d+"),
+        (lambda settings: settings.pop("versions"), r"tame unknown, not \d+\.\d+"),
+        (lambda settings: settings.update(dropout=0.5), "its setting dropout is unknown"),
+        (lambda settings: settings.update(dropout=0.5, area=1), "its settings area, dropout are unknown"),
+        (lambda settings: settings.update(rise_masks=20), "its setting rise_masks is unknown"),
+    ],
+)
+def test_a_run_of_another_version_is_not_mixed_with_this_one(
+    toy_classifier: Make,
+    tmp_path: Path,
+    change: Callable[[dict[str, Any]], None],
+    message: str,
+    finished: bool,
+) -> None:
+    if finished:
+        run(toy_classifier(), tmp_path, method="centre")
+    else:
+        with pytest.raises(Interrupted):
+            run(toy_classifier(), tmp_path, method="centre", stop=7)
+    rewrite(tmp_path, change)
+    before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    expected = f"holds a run of another version of this package, whose settings cannot be compared: {message}"
+    with pytest.raises(InputError, match=expected):
+        run(toy_classifier(), tmp_path, method="centre")
+    assert {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()} == before
+    assert run(toy_classifier(), tmp_path, method="centre", resume=False).images == COUNT
+
+
+def test_a_run_with_the_keys_of_an_earlier_version_is_resumed(toy_classifier: Make, tmp_path: Path) -> None:
+    arguments = {"layer": "stage2"}
+    provenance = {"method": "centre", "preset": "tame", "overrides": arguments, "arguments": arguments}
+    whole = run(toy_classifier(), tmp_path / "whole", method="centre", provenance=provenance)
+    with pytest.raises(Interrupted):
+        run(toy_classifier(), tmp_path / "cut", method="centre", provenance=provenance, stop=7)
+
+    def as_before(settings: dict[str, Any]) -> None:
+        settings["cam_layer"] = settings.pop("arguments")["layer"]
+        settings["overrides"] = {}
+
+    rewrite(tmp_path / "cut", as_before)
+    assert numbers(run(toy_classifier(), tmp_path / "cut", method="centre", provenance=provenance)) == numbers(whole)
 
 
 def test_other_weights(toy_classifier: Make, tmp_path: Path) -> None:
@@ -313,7 +388,7 @@ def test_other_weights(toy_classifier: Make, tmp_path: Path) -> None:
 
 def test_settings_may_change_before_the_first_batch(toy_classifier: Make, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
-        run(toy_classifier(), tmp_path, replace(EVERYTHING, ic_margin=0.5), stop=0)
+        run(toy_classifier(), tmp_path, changed(ic_margin=0.5), stop=0)
     assert run(toy_classifier(), tmp_path).settings["ic_margin"] == 1e-5
 
 
@@ -376,9 +451,9 @@ def test_several_processes_measure_every_image_once(toy_classifier: Make, tmp_pa
         assert result == results[0]
         for name, estimate in alone.metrics.items():
             assert result.metrics[name] == pytest.approx(estimate, abs=2e-3), name  # type: ignore[attr-defined]
-    rows = read_run(tmp_path / "all").rows
+    rows = open_run(tmp_path / "all").rows
     assert rows.files == FILES
-    before = read_run(tmp_path / "alone").rows.columns
+    before = open_run(tmp_path / "alone").rows.columns
     for name, values in rows.columns.items():
         if name.endswith("p"):
             assert values.tolist() == pytest.approx(before[name].tolist(), abs=1e-5), name
@@ -409,7 +484,7 @@ def test_what_several_processes_began_one_can_end(toy_classifier: Make, tmp_path
 
     run(toy_classifier(), tmp_path, maps_of=maps_of)
     assert asked == [index for index in range(COUNT) if index not in (0, 2, 4, 6, 8, 10, 1, 3, 5)]
-    assert read_run(tmp_path).rows.files == FILES
+    assert open_run(tmp_path).rows.files == FILES
 
 
 def test_settings_that_the_first_process_refuses_end_all_of_them(toy_classifier: Make, tmp_path: Path) -> None:
@@ -438,8 +513,8 @@ def test_more_processes_than_images(toy_classifier: Make, tmp_path: Path) -> Non
 @pytest.mark.parametrize("kind", ["cnn", "vit"])
 def test_all_ones_changes_nothing(toy_classifier: Make, tmp_path: Path, kind: str) -> None:
     """AD 0 and, with the margin, IC 0: a strict comparison would count rounding."""
-    plan = Plan(masking=kind)  # type: ignore[arg-type]
-    summary = run(toy_classifier(kind), tmp_path, plan, method="all_ones")
+    metrics = (MaskedConfidence(masking=kind),)  # type: ignore[arg-type]
+    summary = run(toy_classifier(kind), tmp_path, metrics, method="all_ones")
     for keep in (100, 50, 15):
         assert summary.metrics[f"minmax/AD_{keep}"].value == pytest.approx(0, abs=1e-4)
         assert summary.metrics[f"minmax/IC_{keep}"].value == 0
@@ -456,7 +531,7 @@ def test_broken_maps_are_counted_and_do_not_end_the_run(toy_classifier: Make, tm
 
     summary = run(toy_classifier(), tmp_path, maps_of=maps_of)
     assert (summary.images, summary.invalid, summary.constant) == (COUNT, 2, 1)
-    columns = read_run(tmp_path).rows.columns
+    columns = open_run(tmp_path).rows.columns
     assert columns["invalid"].nonzero()[0].tolist() == [0, 9] and columns["constant"].nonzero()[0].tolist() == [8]
     for index in (0, 8, 9):
         assert columns["minmax_15_p"][index] == pytest.approx(columns["p"][index], abs=1e-6)  # as all ones
@@ -479,10 +554,10 @@ def test_only_correct_leaves_wrong_images_out_of_the_metrics(toy_classifier: Mak
         assert found[index]["counted"] == "0" and found[index]["p"] == all_of_them[index]["p"] != ""
         names = list(found[index])
         assert {found[index][name] for name in names[names.index("counted") + 1 :]} == {""}
-    columns = read_run(tmp_path / "all").rows.columns
+    columns = open_run(tmp_path / "all").rows.columns
     drop = (columns["p"] - columns["rank_50_p"]).clip(min=0) / columns["p"]
     assert summary.metrics["rank/AD_50"].value == pytest.approx(100 * drop[right].mean())
-    assert len(read_run(tmp_path / "correct").counted().files) == len(right)
+    assert len(open_run(tmp_path / "correct").counted().files) == len(right)
     assert summary.settings["only"] == "correct"
 
 
@@ -541,6 +616,10 @@ def test_errors_before_any_work(toy_classifier: Make, tmp_path: Path) -> None:
         run(classifier, tmp_path / "a", batch_size=0, stop=0)
     with pytest.raises(InputError, match="expected batch_size >= 1 and num_workers >= 0, got 7 and -1"):
         run(classifier, tmp_path / "a", num_workers=-1, stop=0)
-    with pytest.raises(InputError, match=r"expected rows per pass of 0 \(as many as fit\) or more, got -1"):
+    with pytest.raises(InputError, match=r"expected rows per pass of 1 or more, or None \(as many as fit\), got -1"):
         run(classifier, tmp_path / "a", pass_rows=-1, stop=0)
     assert not (tmp_path / "a").exists()
+    (tmp_path / "file").write_text("")
+    for out in (tmp_path / "file", tmp_path / "file" / "run"):
+        with pytest.raises(InputError, match=r"expected a folder to write the results to, got .*: .*file is a file"):
+            run(classifier, out, stop=0)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 from dataclasses import replace
+from typing import Any
 
 import pytest
 import torch
@@ -13,10 +14,10 @@ from torchvision.models import SwinTransformer
 from cam_reference import assert_close
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.explainers import build_explainer
-from tame.options import MethodOptions
 from toys import TOY_SPECS, ToyCNN
 
 CAMS = ("gradcam", "gradcam++", "layercam", "xgradcam", "eigencam", "scorecam", "ablationcam")
+ARGUMENTS: dict[str, dict[str, Any]] = {"rise": {"masks": 20}}
 METHODS = (*CAMS, "rise", "iia", "iia_released", "integrated_gradients")
 TARGETS = torch.tensor([4, 1, 2])
 
@@ -62,7 +63,7 @@ def frozen(build: type[nn.Module], layer: str) -> FrozenClassifier:
 
 
 def explained(method: str, build: type[nn.Module], layer: str) -> Tensor:
-    return build_explainer(frozen(build, layer), MethodOptions(method, rise_masks=20))(images(), TARGETS)
+    return build_explainer(frozen(build, layer), method, **ARGUMENTS.get(method, {}))(images(), TARGETS)
 
 
 @pytest.mark.parametrize("layer", ["stage2", "stage3"])
@@ -73,7 +74,7 @@ def test_untraceable_networks(method: str, layer: str, caplog: pytest.LogCapture
     expected = explained(method, ToyCNN, layer)
     assert expected.any()
     assert_close(found, expected)
-    whole = [f"toy_cnn cannot be cut at {layer}: the whole network runs instead"]
+    whole = [f"toy_cnn cannot be split at {layer}: the whole network is run for each change"]
     assert caplog.messages == (whole if method in ("ablationcam", "iia") else [])
 
 
@@ -91,7 +92,7 @@ def test_swin(method: str, caplog: pytest.LogCaptureFixture) -> None:
     spec = BackboneSpec("swin", nn.Identity, Preprocessing(32, 32), class_names=tuple(map(str, range(10))))
     net = SwinTransformer([4, 4], 12, [2, 2], [2, 4], [4, 4], num_classes=10)
     classifier = FrozenClassifier(spec, net, ["features.1"])
-    maps = build_explainer(classifier, MethodOptions(method))(images(), TARGETS)
+    maps = build_explainer(classifier, method)(images(), TARGETS)
     assert maps.shape[1:] == ((32, 32) if method == "integrated_gradients" else (8, 8))
     assert maps.isfinite().all() and maps.std() > 0
     assert not caplog.records  # it can be cut

@@ -2,21 +2,22 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 
 import pytest
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
+from explainer_trace import trace
 from tame.classifier import FrozenClassifier
-from tame.explainers import EXPLAINERS, CheckedExplainer, build_explainer
-from tame.explainers.learned import LEARNED
-from tame.explainers.lrp import TRANSFORMERS_ONLY
-from tame.options import MethodOptions
+from tame.explainers import EXPLAINERS, CheckedExplainer, MethodName, build_explainer
+from tame.explainers.cams import GradCAM
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
-UNTRAINED = [name for name in EXPLAINERS if name not in LEARNED]  # those need a checkpoint
+UNTRAINED = [name for name in EXPLAINERS if not EXPLAINERS.get(name).learned]  # those need a checkpoint
+TRANSFORMERS_ONLY = [name for name in EXPLAINERS if EXPLAINERS.get(name).transformers_only]
 
 
 def images(batch: int = 7) -> Tensor:
@@ -26,8 +27,9 @@ def images(batch: int = 7) -> Tensor:
 TARGETS = torch.tensor([0, 1, 2, 3, 4, 0, 1])
 
 
-def asked(method: str) -> MethodOptions:
-    return MethodOptions(method, rise_masks=60)  # the published 8000 promise no more
+def build(classifier: FrozenClassifier, method: str) -> CheckedExplainer:
+    arguments = {"masks": 60} if method == "rise" else {}  # the published 8000 promise no more
+    return build_explainer(classifier, method, **arguments)
 
 
 KEPT: dict[str, FrozenClassifier] = {}  # nothing changes them, which is what is tested
@@ -51,25 +53,25 @@ SERVED = [
 @pytest.mark.parametrize(("method", "classifier"), SERVED, indirect=["classifier"])
 class TestEveryMethod:
     def test_shape_and_no_graph(self, method: str, classifier: FrozenClassifier) -> None:
-        maps = build_explainer(classifier, asked(method))(images(), TARGETS)
+        maps = build(classifier, method)(images(), TARGETS)
         assert maps.ndim == 3 and len(maps) == 7
         assert maps.dtype == torch.float32 and not maps.requires_grad and maps.isfinite().all()
 
     @pytest.mark.parametrize("size", [1, 3])
     def test_batches_do_not_matter(self, method: str, classifier: FrozenClassifier, size: int) -> None:
-        explainer = build_explainer(classifier, asked(method))
+        explainer = build(classifier, method)
         whole = explainer(images(), TARGETS)
         parts = [explainer(a, b) for a, b in zip(images().split(size), TARGETS.split(size), strict=True)]
         torch.testing.assert_close(torch.cat(parts), whole, rtol=0, atol=1e-5 * float(whole.abs().max()))
 
     def test_the_same_twice(self, method: str, classifier: FrozenClassifier) -> None:
-        first = build_explainer(classifier, asked(method))(images(), TARGETS)
+        first = build(classifier, method)(images(), TARGETS)
         torch.rand(3)  # the global generator does not matter
-        assert torch.equal(build_explainer(classifier, asked(method))(images(), TARGETS), first)
+        assert torch.equal(build(classifier, method)(images(), TARGETS), first)
 
     @pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
     def test_any_grad_mode(self, method: str, classifier: FrozenClassifier, mode: type[torch.no_grad]) -> None:
-        explainer = build_explainer(classifier, asked(method))
+        explainer = build(classifier, method)
         expected = explainer(images(), TARGETS)
         with mode():
             given, targets = images() * 1, TARGETS * 1  # inference tensors in inference mode
@@ -81,13 +83,13 @@ class TestEveryMethod:
     def test_leaves_no_trace(self, method: str, classifier: FrozenClassifier) -> None:
         given = images().requires_grad_()
         before = trace(classifier)
-        build_explainer(classifier, asked(method))(given, TARGETS)
+        build(classifier, method)(given, TARGETS)
         assert trace(classifier) == before
         assert given.grad is None and given.requires_grad and torch.is_grad_enabled()
         assert torch.equal(given, images())
 
     def test_bad_requests(self, method: str, classifier: FrozenClassifier) -> None:
-        explainer = build_explainer(classifier, asked(method))
+        explainer = build(classifier, method)
         with pytest.raises(InputError, match=r"expected images of shape \(B, 3, H, W\), got \(7, 1, 32, 32\)"):
             explainer(images()[:, :1], TARGETS)
         with pytest.raises(InputError, match=r"expected images in \[0, 1\], not normalised, got values in \[-"):
@@ -98,27 +100,93 @@ class TestEveryMethod:
             explainer(images(), TARGETS + 5)
 
 
-def trace(classifier: FrozenClassifier) -> list[object]:
-    """Everything of a classifier that an explainer could leave changed."""
-    modules: list[object] = [
-        (name, part.training, len(part._forward_hooks), len(part._forward_pre_hooks), len(part._backward_hooks))
-        for name, part in classifier.module.named_modules()
-    ]
-    values = [(name, v.requires_grad, v.grad is None, v.sum().item()) for name, v in classifier.named_parameters()]
-    return [*modules, *values]
-
-
 @pytest.mark.parametrize("method", sorted(TRANSFORMERS_ONLY))
 def test_methods_for_transformers_refuse_others(method: str, toy_classifier: Make) -> None:
     with pytest.raises(InputError, match="expected .*transformer"):
-        build_explainer(toy_classifier("cnn"), MethodOptions(method))
+        build_explainer(toy_classifier("cnn"), method)
 
 
 def test_unknown_method(toy_classifier: Make) -> None:
     with pytest.raises(
         InputError, match="unknown method 'gradcan'; did you mean 'gradcam'\\? Known: ablationcam, all_ones"
     ):
-        build_explainer(toy_classifier(), MethodOptions("gradcan"))
+        build_explainer(toy_classifier(), "gradcan")
+
+
+class TestRegistry:
+    @pytest.mark.parametrize("name", EXPLAINERS)
+    def test_every_entry_says_what_it_is(self, name: str) -> None:
+        method = EXPLAINERS.get(name)
+        assert method.title and method.title != name
+        assert method.summary and not method.summary.endswith(".") and "\n" not in method.summary
+        assert method.cost == "none" or "forward" in method.cost
+        assert method.paper or method.summary.startswith("control: ")
+
+    def test_titles_differ(self) -> None:
+        titles = [EXPLAINERS.get(name).title for name in EXPLAINERS]
+        assert len(set(titles)) == len(titles)
+
+    def test_arguments_by_name(self) -> None:
+        taken = {name: list(EXPLAINERS.get(name).arguments) for name in EXPLAINERS}
+        assert taken["gradcam"] == ["layer"] and taken["ttame"] == ["checkpoint"] and taken["centre"] == []
+        assert taken["rise"] == ["masks", "batch_size", "seed", "draw", "weights"]
+        assert taken["iia"] == taken["iia_released"] == ["layer", "steps", "batch_size"]
+
+
+class TestBuild:
+    @pytest.mark.parametrize("name", EXPLAINERS)
+    def test_unknown_arguments_are_refused_with_the_known_ones(self, name: str, toy_classifier: Make) -> None:
+        takes = ", ".join(EXPLAINERS.get(name).arguments) or "no arguments"
+        with pytest.raises(InputError, match=f"^{re.escape(name)} takes no argument 'zzz'; it takes {takes}$"):
+            build_explainer(toy_classifier(), name, zzz=3)
+
+    def test_the_nearest_argument_is_named(self, toy_classifier: Make) -> None:
+        with pytest.raises(InputError, match="rise takes no argument 'mask'; did you mean 'masks'\\? It takes masks, "):
+            build_explainer(toy_classifier(), "rise", mask=3)
+        with pytest.raises(InputError, match="rise takes no argument 'checkpoint'"):
+            build_explainer(toy_classifier(), "rise@runs/mine")
+
+    @pytest.mark.parametrize(("method", "kind"), SERVED)
+    def test_it_says_what_it_was_built_by(self, method: str, kind: str, toy_classifier: Make) -> None:
+        explainer = build(toy_classifier(kind), method)
+        assert explainer.method == method
+        assert dict(explainer.arguments) == ({"masks": 60} if method == "rise" else {})
+
+    def test_built_by_hand_it_says_nothing(self, toy_classifier: Make) -> None:
+        explainer = GradCAM(toy_classifier(), "stage2")
+        assert explainer.method is None and dict(explainer.arguments) == {}
+
+    def test_a_network_by_itself(self) -> None:
+        net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+        explainer = build_explainer(net, "gradcam", layer="1")
+        assert explainer(torch.rand(2, 3, 224, 224), torch.tensor([0, 1])).shape == (2, 222, 222)
+        assert explainer.classifier.module is net
+
+    def test_what_is_no_classifier_or_method(self, toy_classifier: Make) -> None:
+        with pytest.raises(InputError, match="expected a classifier .*, got int"):
+            build_explainer(3, "gradcam")  # type: ignore[arg-type]
+        with pytest.raises(InputError, match=r"expected a method \(a name, or a function .*\), got int"):
+            build_explainer(toy_classifier(), 3)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(
+    ("text", "name", "checkpoint", "external", "learned", "title"),
+    [
+        ("gradcam++", "gradcam++", None, None, False, "Grad-CAM++"),
+        ("ttame", "ttame", None, None, True, "T-TAME"),
+        ("lcam_fm@runs/a:b", "lcam_fm", "runs/a:b", None, True, "L-CAM-Fm"),
+        ("grad-cam:EigenCAM", "grad-cam:EigenCAM", None, "grad-cam", False, "EigenCAM"),
+        ("captum:Saliency", "captum:Saliency", None, "captum", False, "Saliency"),
+        ("mine.methods:plain", "mine.methods:plain", None, None, False, "plain"),
+    ],
+)
+def test_method_names(
+    text: str, name: str, checkpoint: str | None, external: str | None, learned: bool, title: str
+) -> None:
+    method = MethodName.of(text)
+    assert method == (name, checkpoint)
+    assert (method.external, method.learned, method.title) == (external, learned, title)
+    assert method.registered is (None if ":" in name else EXPLAINERS.get(name))
 
 
 def test_a_wrong_answer_is_caught(toy_classifier: Make) -> None:

@@ -26,7 +26,6 @@ from tame.explainers.cams import (
     activations_and_gradients,
     layer_output,
 )
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 
 
@@ -204,20 +203,20 @@ def test_hook_is_gone_after_an_exception(toy_classifier: Make) -> None:
 @pytest.mark.parametrize("method", ["gradcam", "gradcam++", "layercam", "xgradcam", "eigencam"])
 def test_which_layer(toy_classifier: Make, method: str) -> None:
     vit, cnn = toy_classifier("vit"), toy_classifier()
-    cnn.spec = replace(cnn.spec, cam_layer="")
+    cnn.spec = replace(cnn.spec, cam_layer=None)
     explainers = {
-        "asked": build_explainer(vit, MethodOptions(method, cam_layer="encoder.layers.encoder_layer_1.ln")),
-        "the spec's": build_explainer(vit, MethodOptions(method)),
-        "the last tap": build_explainer(cnn, MethodOptions(method)),
+        "asked": build_explainer(vit, method, layer="encoder.layers.encoder_layer_1.ln"),
+        "the spec's": build_explainer(vit, method),
+        "the last tap": build_explainer(cnn, method),
     }
     found = {name: explainer.layer for name, explainer in explainers.items() if isinstance(explainer, LayerExplainer)}
     assert found == {"asked": NORM.format(1), "the spec's": NORM.format(2), "the last tap": "stage3"}
 
 
 def test_layers_that_cannot_be_explained(toy_classifier: Make) -> None:
-    with pytest.raises(InputError, match="'stag2' is no layer of ToyCNN; near names: stage2"):
+    with pytest.raises(InputError, match="'stag2' is not a layer of ToyCNN; similar names: stage2"):
         GradCAM(toy_classifier(), "stag2")
-    with pytest.raises(InputError, match=r"layer 'head' gives \(1, 5\): expected a feature map"):
+    with pytest.raises(InputError, match=r"layer 'head' returns \(1, 5\): expected a feature map"):
         GradCAM(toy_classifier(), "head")
     last = "encoder.layers.encoder_layer_2"
     with pytest.raises(InputError, match=f"expected a layer whose patches reach the logits of toy_vit, got '{last}'"):

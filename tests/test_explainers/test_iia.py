@@ -9,15 +9,13 @@ from typing import Any
 import pytest
 import torch
 from torch import Tensor, nn
-from torchvision.models import VisionTransformer
 
-from cam_reference import assert_close, tiny_cnn
-from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
+from cam_reference import assert_close
+from iia_reference import reference_maps
+from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.explainers import CheckedExplainer, build_explainer
-from tame.explainers.iia.attention import AttentionIIA, normalised_row
 from tame.explainers.iia.maps import ReleasedIIA, RepairedIIA
 from tame.explainers.iia.steps import image_steps
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -54,7 +52,7 @@ class TestLiteralTwins:
     """One image and one step at a time; the batch sizes cut images and steps in many ways."""
 
     def test_released(self, toy_classifier: Make, layer: str, batch_size: int) -> None:
-        found = ReleasedIIA(toy_classifier(), layer, number=4, batch_size=batch_size)(images(), TARGETS)
+        found = ReleasedIIA(toy_classifier(), layer, steps=4, batch_size=batch_size)(images(), TARGETS)
         before, behind = toy_halves(classifier := toy_classifier(), layer)
         for index, target in enumerate(TARGETS.tolist()):
             image, total = classifier.normalise(images()[[index]]), torch.zeros(())
@@ -64,7 +62,7 @@ class TestLiteralTwins:
             assert_close(found[index], total)
 
     def test_repaired(self, toy_classifier: Make, layer: str, batch_size: int) -> None:
-        found = RepairedIIA(toy_classifier(), layer, number=4, batch_size=batch_size)(images(), TARGETS)
+        found = RepairedIIA(toy_classifier(), layer, steps=4, batch_size=batch_size)(images(), TARGETS)
         before, behind = toy_halves(classifier := toy_classifier(), layer)
         for index, target in enumerate(TARGETS.tolist()):
             image, total = classifier.normalise(images()[[index]]), torch.zeros(())
@@ -99,7 +97,7 @@ def test_by_hand() -> None:
 def test_batch_size_does_not_matter(toy_classifier: Make, kind: str, method: str) -> None:
     maps = []
     for batch_size in (1, 3, 16, 1_000_000):
-        explainer: Any = build_explainer(toy_classifier(kind), MethodOptions(method))
+        explainer: Any = build_explainer(toy_classifier(kind), method)
         explainer.batch_size = batch_size
         maps.append(explainer(images(), TARGETS))
         for other in maps[1:]:
@@ -110,7 +108,7 @@ def test_batch_size_does_not_matter(toy_classifier: Make, kind: str, method: str
 @pytest.mark.parametrize("method", ["iia", "iia_released"])
 def test_half_precision(toy_classifier: Make, method: str, layer: str) -> None:
     """Under autocast the map of a CNN is still float32 and about the same."""
-    explainer = build_explainer(toy_classifier(), MethodOptions(method, cam_layer=layer))
+    explainer = build_explainer(toy_classifier(), method, layer=layer)
     exact = explainer(images(), TARGETS)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         rough = explainer(images(), TARGETS)
@@ -120,7 +118,7 @@ def test_half_precision(toy_classifier: Make, method: str, layer: str) -> None:
 
 @pytest.mark.parametrize("method", ["iia", "iia_released"])
 def test_other_sizes(toy_classifier: Make, method: str) -> None:
-    explainer = build_explainer(toy_classifier(), MethodOptions(method))
+    explainer = build_explainer(toy_classifier(), method)
     assert explainer(images(2, 40, 24), TARGETS[:2]).shape == (2, 5, 3)
     assert explainer(images(0), TARGETS[:0]).shape == (0, 4, 4)
 
@@ -128,7 +126,7 @@ def test_other_sizes(toy_classifier: Make, method: str) -> None:
 def test_which_form(toy_classifier: Make) -> None:
     cnn, vit = toy_classifier(), toy_classifier("vit")
     kinds = {
-        (name, method): type(build_explainer(classifier, MethodOptions(method))).__name__
+        (name, method): type(build_explainer(classifier, method)).__name__
         for name, classifier in (("cnn", cnn), ("vit", vit))
         for method in ("iia", "iia_released")
     }
@@ -138,7 +136,7 @@ def test_which_form(toy_classifier: Make) -> None:
         ("vit", "iia"): "AttentionIIA",
         ("vit", "iia_released"): "AttentionIIA",
     }
-    asked = build_explainer(cnn, MethodOptions("iia", cam_layer="stage2"))
+    asked = build_explainer(cnn, "iia", layer="stage2")
     assert asked(images(), TARGETS).shape == (5, 8, 8)
 
 
@@ -166,7 +164,7 @@ class TestCut:
         spec = BackboneSpec("residual", nn.Identity, Preprocessing(8, 8), class_names=("a", "b", "c"))
         net, given, targets = Block("multiply"), images(2, 8, 8), [0, 2]
         classifier = FrozenClassifier(spec, net, ["branch"])
-        found = RepairedIIA(classifier, "branch", number=2, batch_size=batch_size)(given, torch.tensor(targets))
+        found = RepairedIIA(classifier, "branch", steps=2, batch_size=batch_size)(given, torch.tensor(targets))
         for index, target in enumerate(targets):
             skips = [net.stem(i / 2 * classifier.normalise(given[[index]])).relu() for i in range(3)]
             way, total = [net.branch(skip) for skip in skips], torch.zeros(())
@@ -184,7 +182,7 @@ class TestCut:
 
     def test_nothing_runs_again_before_the_layer(self, toy_classifier: Make) -> None:
         classifier = toy_classifier()
-        explainer = RepairedIIA(classifier, "stage2", number=3, batch_size=8)
+        explainer = RepairedIIA(classifier, "stage2", steps=3, batch_size=8)
         rows: dict[str, list[int]] = {"stage1.0": [], "stage3.0": []}
         for name, seen in rows.items():
             part = classifier.module.get_submodule(name)
@@ -193,90 +191,13 @@ class TestCut:
         assert rows == {"stage1.0": [8], "stage3.0": 4 * [8]}  # two images at 4 steps, then 2 * 4 * 4 values
 
 
-class TestTransformers:
-    def test_literal_twin(self, toy_classifier: Make) -> None:
-        """One image and one pair of steps at a time, with attention computed in the open."""
-        classifier = toy_classifier("vit")
-        found = AttentionIIA(classifier, number=2)(images(2), TARGETS[:2])
-        for index, target in enumerate(TARGETS[:2].tolist()):
-            expected = literal_attention_map(classifier, images()[[index]], target, 2)
-            assert_close(found[index], expected.view(4, 4))
-
-    def test_rows_by_hand(self) -> None:
-        maps = torch.rand(3, 2, 5, 5)
-        product = torch.eye(5).expand(2, 5, 5)
-        for weights in maps:
-            step = torch.eye(5) + weights
-            product = (step / step.sum(-1, keepdim=True)) @ product
-        torch.testing.assert_close(normalised_row(maps), product[:, 0])
-
-    def test_half_precision_changes_nothing(self, toy_classifier: Make) -> None:
-        explainer = AttentionIIA(toy_classifier("vit"))
-        exact = explainer(images(), TARGETS)
-        with torch.autocast("cpu", dtype=torch.bfloat16):
-            assert torch.equal(explainer(images(), TARGETS), exact)
-
-    def test_timm(self) -> None:
-        timm = pytest.importorskip("timm")
-        torch.manual_seed(0)
-        sizes: dict[str, Any] = {"img_size": 32, "patch_size": 8, "embed_dim": 16, "depth": 2, "num_heads": 2}
-        net = timm.models.VisionTransformer(**sizes, num_classes=5)
-        spec = BackboneSpec("tiny", nn.Identity, Preprocessing(32, 32), tuple("abcde"), tokens=TokenLayout(1, (4, 4)))
-        nn.init.normal_(net.head.weight)
-        maps = AttentionIIA(FrozenClassifier(spec, net, ["blocks.1.norm1"]))(images(), TARGETS)
-        assert maps.shape == (5, 4, 4) and maps.std((1, 2)).min() > 0
-
-    def test_without_a_class_token(self, toy_classifier: Make) -> None:
-        classifier = toy_classifier()
-        with pytest.raises(InputError, match=r"expected a transformer whose class token is classified, .*got ToyCNN"):
-            AttentionIIA(classifier)
-
-
-def literal_attention_map(classifier: FrozenClassifier, image: Tensor, target: int, number: int) -> Tensor:
-    net: Any = classifier.module
-
-    def run(tokens: Tensor, last: Tensor | None) -> tuple[list[Tensor], Tensor]:
-        attentions = []
-        for block in net.encoder.layers:
-            part, normed = block.self_attention, block.ln_1(tokens)
-            weights, biases = part.in_proj_weight.chunk(3), part.in_proj_bias.chunk(3)
-            split = [
-                (normed @ weight.T + bias).unflatten(-1, (part.num_heads, -1)).transpose(1, 2)
-                for weight, bias in zip(weights, biases, strict=True)
-            ]
-            attention = (split[0] @ split[1].mT / split[0].shape[-1] ** 0.5).softmax(-1)
-            if last is not None and block is net.encoder.layers[-1]:
-                attention = last.detach()
-            attention = attention if attention.requires_grad else attention.requires_grad_()
-            attentions.append(attention)
-            tokens = tokens + part.out_proj((attention @ split[2]).transpose(1, 2).flatten(2))
-            tokens = tokens + block.mlp(block.ln_2(tokens))
-        return attentions, net.heads(net.encoder.ln(tokens)[:, 0])
-
-    sums = torch.zeros(3, 17, 17)
-    for i in range(number + 1):
-        patches = net._process_input(i / number * classifier.normalise(image))
-        tokens = torch.cat([net.class_token, patches], 1) + net.encoder.pos_embedding
-        final = run(tokens, None)[0][-1]
-        for j in range(number + 1):
-            attentions, logits = run(tokens, j / number * final)
-            gradients = torch.autograd.grad(logits[0, target], attentions)
-            for block, (attention, slope) in enumerate(zip(attentions, gradients, strict=True)):
-                sums[block] += (attention * slope).clamp(min=0).mean(1)[0].detach()
-    product = torch.eye(17)
-    for weights in sums / (number + 1) ** 2:
-        step = torch.eye(17) + weights
-        product = step / step.sum(-1, keepdim=True) @ product
-    return product[0, 1:]
-
-
 @pytest.mark.parametrize("explainer", [ReleasedIIA, RepairedIIA])
 def test_errors(toy_classifier: Make, explainer: Callable[..., CheckedExplainer]) -> None:
     with pytest.raises(InputError, match="expected at least 1 step and 1 image per pass, got 0 and 32"):
-        explainer(toy_classifier(), "stage3", number=0)
+        explainer(toy_classifier(), "stage3", steps=0)
     with pytest.raises(InputError, match="expected at least 1 step and 1 image per pass, got 10 and 0"):
         explainer(toy_classifier(), "stage3", batch_size=0)
-    with pytest.raises(InputError, match="'stag3' is no layer of ToyCNN; near names: stage3"):
+    with pytest.raises(InputError, match="'stag3' is not a layer of ToyCNN; similar names: stage3"):
         explainer(toy_classifier(), "stag3")
 
 
@@ -296,21 +217,6 @@ def reference(shared_dir: Path) -> dict[str, Any]:
     return torch.load(shared_dir / "reference" / "iia.pt", weights_only=True)
 
 
-def reference_maps(
-    build: Callable[[FrozenClassifier], CheckedExplainer], case: dict[str, Any], precision: str
-) -> Tensor:
-    """Explain the stored input, unchecked: it leaves [0, 1] a little."""
-    tokens = "vit_config" in case
-    module = VisionTransformer(**case["vit_config"]) if tokens else tiny_cnn()
-    module.load_state_dict(case["state_dict"])
-    layout = TokenLayout(1, (4, 4)) if tokens else None
-    spec = BackboneSpec("tiny", nn.Identity, Preprocessing(32, 32), tuple(map(str, range(10))), tokens=layout)
-    explainer = build(FrozenClassifier(spec, module, ["encoder.ln" if tokens else "stage3"]))
-    classifier = explainer.classifier.to(torch.float64 if precision == "f64" else torch.float32)
-    given = case["input"].to(classifier.mean) * classifier.std + classifier.mean
-    return explainer.explain(given, case["targets"])
-
-
 @pytest.mark.shared
 @pytest.mark.parametrize(("precision", "tolerance"), [("f32", 1e-5), ("f64", 1e-6)])
 @pytest.mark.parametrize(("name", "layer"), [("last", "stage3"), ("prev", "stage2")])
@@ -324,10 +230,3 @@ class TestReferenceMaps:
         maps = reference_maps(lambda classifier: RepairedIIA(classifier, layer), reference["cnn"], precision)
         expected = reference["cnn"][precision][f"NOT_OFFICIAL_double_{name}_min_over_image_steps_map"]
         assert_close(maps.to(expected), expected, tolerance)
-
-
-@pytest.mark.shared
-@pytest.mark.parametrize(("precision", "tolerance"), [("f32", 1e-5), ("f64", 1e-6)])
-def test_reference_attention(reference: dict[str, Any], precision: str, tolerance: float) -> None:
-    expected = reference["vit"][precision]["iia_map"]
-    assert_close(reference_maps(AttentionIIA, reference["vit"], precision), expected, tolerance)

@@ -12,7 +12,6 @@ from brightness import brightness_classifier
 from tame.classifier import FrozenClassifier
 from tame.explainers import build_explainer
 from tame.explainers.integrated_gradients import IntegratedGradients
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -78,7 +77,7 @@ def test_sign(toy_classifier: Make, toy_images: Tensor) -> None:
     classifier = toy_classifier()
     signed = IntegratedGradients(classifier, 32, signed=True)(toy_images, TARGETS)
     assert signed.min() < 0
-    found = build_explainer(classifier, MethodOptions("integrated_gradients"))(toy_images, TARGETS)
+    found = build_explainer(classifier, "integrated_gradients")(toy_images, TARGETS)
     assert torch.equal(found, signed.relu())
 
 

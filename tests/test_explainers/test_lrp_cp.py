@@ -13,7 +13,6 @@ from torchvision.models import VisionTransformer
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
 from tame.explainers import build_explainer
 from tame.explainers.lrp.cp import CP_LRP, CPLRP, activation_as_gain, norm_with_constant_deviation
-from tame.options import MethodOptions
 
 Make = Callable[..., FrozenClassifier]
 TARGETS = torch.tensor([4, 1, 2, 0])
@@ -57,7 +56,7 @@ def test_sign(toy_classifier: Make, toy_images: Tensor) -> None:
     classifier = toy_classifier("vit")
     signed = CPLRP(classifier, signed=True)(toy_images, TARGETS)
     assert signed.shape == (4, 32, 32) and signed.min() < 0
-    assert torch.equal(build_explainer(classifier, MethodOptions("cp_lrp"))(toy_images, TARGETS), signed.relu())
+    assert torch.equal(build_explainer(classifier, "cp_lrp")(toy_images, TARGETS), signed.relu())
 
 
 def test_attention_gets_no_relevance(toy_classifier: Make, toy_images: Tensor) -> None:

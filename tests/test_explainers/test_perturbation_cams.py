@@ -19,7 +19,6 @@ from tame.classifier.gradients import as_map
 from tame.explainers import build_explainer
 from tame.explainers.cams import layer_output
 from tame.explainers.perturbation_cams import AblationCAM, PerturbationCAM, ScoreCAM
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -122,7 +121,7 @@ def test_ablationcam_far_below_the_minimum() -> None:
     """Without a 0 in the image the channel is set to 1e7 below the minimum; a map of negative weight is 0."""
     given = images(side=4) / 2 + 0.5
     explainer = AblationCAM(brightness_classifier(side=4), "0")
-    weights = explainer.weights(explainer.halves.before(given), torch.zeros(4, dtype=torch.int64), (4, 4))
+    weights = explainer.weights(explainer.split.before(given), torch.zeros(4, dtype=torch.int64), (4, 4))
     sums, low = given.sum((2, 3)), given.amin((1, 2, 3)).unsqueeze(1)
     torch.testing.assert_close(weights, (sums - 16 * (low - 1e7)) / sums.sum(1, keepdim=True))
 
@@ -149,7 +148,7 @@ def literal_weights(classifier: FrozenClassifier, layer: str, image: Tensor, tar
 def test_ablationcam_equals_the_whole_network(toy_classifier: Make, kind: str, layer: str) -> None:
     classifier = toy_classifier(kind)
     explainer = AblationCAM(classifier, layer)
-    maps, values = explainer(images(), TARGETS), explainer.halves.before(images())
+    maps, values = explainer(images(), TARGETS), explainer.split.before(images())
     weights, activations = explainer.weights(values, TARGETS, (32, 32)), as_map(classifier, values[0])
     for index in range(4):
         expected = literal_weights(classifier, layer, images()[index], int(TARGETS[index]))
@@ -164,7 +163,7 @@ def test_ablationcam_around_a_residual_connection(layer: str) -> None:
     classifier = FrozenClassifier(spec, resnet18(num_classes=10), [layer])
     given, targets = images(2, 64), torch.tensor([3, 7])
     explainer = AblationCAM(classifier, layer, batch_size=100)
-    weights = explainer.weights(explainer.halves.before(given), targets, (64, 64))
+    weights = explainer.weights(explainer.split.before(given), targets, (64, 64))
     for index in range(2):
         expected = literal_weights(classifier, layer, given[index], int(targets[index]), every=40)
         torch.testing.assert_close(weights[index, ::40], expected, rtol=0, atol=1e-5)  # shares of the logit
@@ -222,8 +221,8 @@ def test_other_sizes_than_the_crop(toy_classifier: Make, cam: type[PerturbationC
 @pytest.mark.parametrize(("method", "cam"), [("scorecam", ScoreCAM), ("ablationcam", AblationCAM)])
 def test_which_layer(toy_classifier: Make, method: str, cam: type[PerturbationCAM]) -> None:
     vit = toy_classifier("vit")
-    found = build_explainer(vit, MethodOptions(method))
-    asked = build_explainer(vit, MethodOptions(method, cam_layer="encoder.layers.encoder_layer_1.ln"))
+    found = build_explainer(vit, method)
+    asked = build_explainer(vit, method, layer="encoder.layers.encoder_layer_1.ln")
     assert isinstance(found, cam) and found.layer == NORM.format(2)
     assert isinstance(asked, cam) and asked.layer == NORM.format(1)
 
@@ -245,7 +244,7 @@ def test_reference_ablationcam(shared_dir: Path, name: str) -> None:
     case = load_case(shared_dir, name)
     expected = case.expected["ablationcam"]
     explainer = AblationCAM(case.classifier, case.layer)
-    weights = explainer.weights(explainer.halves.before(case.images), case.targets, (32, 32))
+    weights = explainer.weights(explainer.split.before(case.images), case.targets, (32, 32))
     assert_close(weights, expected["weights"])
     maps = explainer.explain(case.images, case.targets)
     assert_close(maps, expected["raw"].relu())

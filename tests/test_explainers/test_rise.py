@@ -17,8 +17,7 @@ from cam_reference import tiny_cnn
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.explainers import build_explainer
 from tame.explainers.rise import PUBLISHED_MASKS, RISE, RandomMasks, draw_masks
-from tame.explainers.setup import set_up, set_up_together
-from tame.options import CommonOptions, EvaluateOptions, MethodOptions
+from tame.presets import PRESETS
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -134,10 +133,10 @@ def test_by_hand() -> None:
     given, targets = images(2, 4, 4), torch.tensor([0, 1])
     seen = RandomMasks(torch.ones(3, 7, 7, dtype=torch.bool), torch.zeros(3, 2, dtype=torch.int64), (4, 4))
     confidence = classifier.logits(given).softmax(1).diagonal().view(2, 1, 1)
-    maps = RISE(classifier, masks=fixed(seen))(given, targets)
+    maps = RISE(classifier, draw=fixed(seen))(given, targets)
     torch.testing.assert_close(maps, (confidence / 0.5).expand(2, 4, 4))
     hidden = seen._replace(grids=torch.zeros(3, 7, 7, dtype=torch.bool))
-    assert RISE(classifier, masks=fixed(hidden))(given, targets).eq(0).all()
+    assert RISE(classifier, draw=fixed(hidden))(given, targets).eq(0).all()
 
 
 def test_hidden_is_the_mean_colour() -> None:
@@ -149,7 +148,7 @@ def test_hidden_is_the_mean_colour() -> None:
     given, mask = images(1, 4, 4), masks.render(0, 1)
     seen = 0.3 + mask.unsqueeze(1) * (given - 0.3)
     expected = classifier.logits(seen).softmax(1)[:, :1].unsqueeze(2) * mask / 0.5
-    torch.testing.assert_close(RISE(classifier, masks=fixed(masks))(given, torch.tensor([0])), expected)
+    torch.testing.assert_close(RISE(classifier, draw=fixed(masks))(given, torch.tensor([0])), expected)
 
 
 @pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 40), (33, 17)])
@@ -207,17 +206,18 @@ def test_any_grad_mode(toy_classifier: Make) -> None:
 
 
 def test_options(toy_classifier: Make) -> None:
-    asked = build_explainer(toy_classifier(), MethodOptions("rise", rise_masks=5))
+    asked = build_explainer(toy_classifier(), "rise", masks=5)
     assert torch.equal(asked(images(), TARGETS), RISE(toy_classifier(), 5)(images(), TARGETS))
-    default = build_explainer(toy_classifier(), MethodOptions("rise"))
-    assert isinstance(default, RISE) and len(default.masks((32, 32)).grids) == 8000
+    default = build_explainer(toy_classifier(), "rise")
+    assert isinstance(default, RISE) and len(default.draw((32, 32)).grids) == 8000
 
 
 @pytest.mark.parametrize("preset", ["paper", "released", "tame"])
 def test_the_preset_says_what_weights_a_mask(toy_classifier: Make, preset: str) -> None:
     """The released program takes logits, which may be negative; a literal sum."""
     classifier = toy_classifier()
-    maps = build_explainer(classifier, MethodOptions("rise", rise_masks=9, preset=preset))(images(), TARGETS)
+    explainer = build_explainer(classifier, "rise", masks=9, **PRESETS.get(preset).method_arguments("rise"))
+    maps = explainer(images(), TARGETS)
     masks = draw_masks(9, (32, 32)).render(0, 9)
     for index, target in enumerate(TARGETS.tolist()):
         expected = torch.zeros(32, 32)
@@ -227,19 +227,17 @@ def test_the_preset_says_what_weights_a_mask(toy_classifier: Make, preset: str) 
         torch.testing.assert_close(maps[index], expected, rtol=0, atol=1e-5)
 
 
-def test_commands_hand_the_preset_on(toy_backbone: str) -> None:
-    """A method's options of its own, or those of one command."""
-    for options in (MethodOptions("rise"), EvaluateOptions(method="rise", preset="released")):
-        common = CommonOptions(backbone=toy_backbone, weights="random", preset="released")
-        setups = [set_up(common, options), *set_up_together([(common, options)], "cpu")]
-        for setup in setups:
-            assert isinstance(setup.explainer, RISE) and setup.explainer.weights == "logit"
-            assert setup.provenance == {"method": "rise", "preset": "released"}
+def test_what_it_was_built_by(toy_classifier: Make) -> None:
+    """Runs and pictures record the method and its arguments, those of a preset too."""
+    explainer = build_explainer(toy_classifier(), "rise", **PRESETS.get("released").method_arguments("rise"))
+    assert isinstance(explainer, RISE) and explainer.weights == "logit"
+    assert (explainer.method, dict(explainer.arguments)) == ("rise", {"weights": "logit"})
+    assert PRESETS.get("released").method_arguments("gradcam") == {}
 
 
 def test_errors(toy_classifier: Make) -> None:
-    with pytest.raises(InputError, match="expected at least one mask, got --rise-masks -1"):
-        build_explainer(toy_classifier(), MethodOptions("rise", rise_masks=-1))
+    with pytest.raises(InputError, match="expected at least one mask, got masks=-1"):
+        build_explainer(toy_classifier(), "rise", masks=-1)
     with pytest.raises(InputError, match="expected a batch size of 1 or more, got 0"):
         RISE(toy_classifier(), batch_size=0)
 
@@ -270,7 +268,7 @@ def test_reference_maps(
     spec = BackboneSpec("tiny", nn.Identity, Preprocessing(64, 64), tuple(map(str, range(10))))
     classifier = FrozenClassifier(spec, module, ["stage3"])
     masks = RandomMasks(reference["grid"].bool(), reference["shifts"], (64, 64))
-    explainer = RISE(classifier, batch_size=batch_size, masks=fixed(masks), weights=weights)
+    explainer = RISE(classifier, batch_size=batch_size, draw=fixed(masks), weights=weights)
     given = reference["input"] * classifier.std + classifier.mean  # the stored input is normalised
     for target in range(10):
         maps = explainer.explain(given, torch.tensor([target, target]))  # unchecked: they leave [0, 1] a little

@@ -12,8 +12,7 @@ from torch import Tensor
 
 from tame.classifier import FrozenClassifier
 from tame.explainers import build_explainer
-from tame.explainers.user_code import GivenExplainer, load_function
-from tame.options import MethodOptions
+from tame.explainers.user_code import UserExplainer, load_function
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -89,7 +88,7 @@ def module(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
 
 
 def explain(classifier: FrozenClassifier, name: str, images: Tensor) -> Tensor:
-    return build_explainer(classifier, MethodOptions(name))(images, TARGETS)
+    return build_explainer(classifier, name)(images, TARGETS)
 
 
 def test_a_function_of_images_and_targets(toy_classifier: Make, toy_images: Tensor, module: str) -> None:
@@ -121,18 +120,21 @@ def test_gradients_can_be_taken_and_the_images_stay(
 
 
 def test_a_function_by_itself(toy_classifier: Make, toy_images: Tensor) -> None:
-    explainer = GivenExplainer(toy_classifier(), lambda images, targets: images.amax(1))
+    explainer = UserExplainer(toy_classifier(), lambda images, targets: images.amax(1))
     assert torch.equal(explainer(toy_images, TARGETS), toy_images.amax(1))
 
 
 @pytest.mark.parametrize(
     ("name", "message"),
     [
-        ("nowhere_at_all:f", "expected a method package.module:function, cannot import 'nowhere_at_all:f': No module"),
+        (
+            "nowhere_at_all:f",
+            "expected package.module:function as the method, cannot import 'nowhere_at_all:f': No module",
+        ),
         ("broken:f", "cannot import 'broken:f': No module named 'nowhere_to_be_found'"),
         ("mine.methods:plan", "cannot import 'mine.methods:plan': .* has no attribute 'plan'"),
-        ("mine.methods:", "expected a method package.module:function, cannot import 'mine.methods:'"),
-        (":plain", "expected a method package.module:function, cannot import ':plain'"),
+        ("mine.methods:", "expected package.module:function as the method, cannot import 'mine.methods:'"),
+        (":plain", "expected package.module:function as the method, cannot import ':plain'"),
         (
             "mine.methods:three",
             r"expected mine.methods:three to take \(images, targets\), or the classifier alone; it needs 3 arguments",
@@ -156,3 +158,18 @@ def test_answers_and_requests_are_checked(toy_classifier: Make, toy_images: Tens
         explain(toy_classifier(), f"{module}:one_map", toy_images)
     with pytest.raises(InputError, match=r"expected images in \[0, 1\]"):
         explain(toy_classifier(), f"{module}:plain", 2 * toy_images)
+
+
+def test_functions_take_no_arguments_of_methods(toy_classifier: Make, module: str) -> None:
+    with pytest.raises(InputError, match="mine.methods:plain takes no argument 'masks'; it takes no arguments"):
+        build_explainer(toy_classifier(), f"{module}:plain", masks=3)
+    with pytest.raises(InputError, match="a method that is a function takes no argument 'masks'"):
+        build_explainer(toy_classifier(), lambda images, targets: images.amax(1), masks=3)
+
+
+def test_what_it_was_built_by(toy_classifier: Make, toy_images: Tensor, module: str) -> None:
+    named = build_explainer(toy_classifier(), f"{module}:plain")
+    assert (named.method, dict(named.arguments)) == ("mine.methods:plain", {})
+    itself = build_explainer(toy_classifier(), lambda images, targets: images.amax(1))
+    assert isinstance(itself, UserExplainer) and itself.method is None
+    assert torch.equal(itself(toy_images, TARGETS), toy_images.amax(1))

@@ -52,12 +52,12 @@ def test_close_to_the_normal_interval() -> None:
 
 
 def test_pairing_matters() -> None:
-    """A constant gain over noise of 100 points is certain, because the images are the same."""
+    """A constant difference has an exact interval despite noise of 100 points, since the images are paired."""
     a = values(1)
     assert paired_bootstrap(a + 0.5, a) == pytest.approx((0.5, 0.5, 0.5))
 
 
-def test_turned_around() -> None:
+def test_exchanged_methods() -> None:
     a, b = values(1), values(2)
     one, other = paired_bootstrap(a, b), paired_bootstrap(b, a)
     assert (one.difference, one.low, one.high) == pytest.approx((-other.difference, -other.high, -other.low))

@@ -1,4 +1,4 @@
-"""From a map to a masked image: literal twins, hand values, edges, the authors' numbers."""
+"""Scaling, thresholding and masking: literal references, hand values, edge cases, the authors' numbers."""
 
 from __future__ import annotations
 
@@ -159,7 +159,7 @@ class TestScaleAndUpsample:
     @pytest.mark.parametrize("side", [1, 3, 7, 12, 14, 28])
     @pytest.mark.parametrize("size", [(31, 53), (45, 31), (224, 224)])
     def test_a_constant_map(self, side: int, size: tuple[int, int]) -> None:
-        """Exactly constant at every size, else rounding decides which pixels are kept."""
+        """Exactly constant at every size, otherwise rounding would decide which pixels are kept."""
         maps = torch.full((1, side, side), 0.3)
         assert scale_and_upsample(maps, size, "minmax").eq(1).all()
         assert scale_and_upsample(maps, size, "rank").eq(0.5).all()

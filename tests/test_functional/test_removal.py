@@ -1,4 +1,4 @@
-"""Which pixels are removed: hand values, literal twins, ties, exact counts, the references."""
+"""Selection of removed pixels: hand values, literal references, ties, exact counts, the authors' numbers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def noise(*shape: int, seed: int = 0) -> Tensor:
 
 
 def with_ties(*shape: int) -> Tensor:
-    """Return maps, most of whose values are equal to many others, and more than half are zero."""
+    """Return maps with many tied values, more than half of them zero."""
     return ((noise(*shape) * 8).floor() / 8 - 0.5).relu() * 2
 
 
@@ -78,7 +78,7 @@ class TestExactly:
 
     @pytest.mark.parametrize("side", [7, 10, 32, 64, 224])
     def test_counts_are_exact(self, side: int) -> None:
-        """The fraction is meant as it is written: 0.7 of 100 is 70, though 0.7 * 100 is 69.99... in floats."""
+        """Decimal fractions are exact: 0.7 of 100 is 70, although 0.7 * 100 is 69.99... in floating point."""
         found = remove_exactly(with_ties(1, side, side), REMOVES, "morf").sum((2, 3))[0]
         assert found.tolist() == [round(10 * remove) * side * side // 10 for remove in REMOVES]
 

@@ -1,4 +1,4 @@
-"""Confidences to drops, increases, gains and areas: hand values and edges."""
+"""Confidences, drops, increases, gains and areas: hand values and edge cases."""
 
 from __future__ import annotations
 

@@ -1,260 +1,43 @@
-import json
-import logging
-import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from PIL import Image
 from torch import nn
 
-import tame.explainers
-import tame.options
-from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
-from tame.data import Crop, crop_box, load_image
+import tame.inference.build
+from tame.classifier import FrozenClassifier
+from tame.data import Crop, load_image
+from tame.explainers.build import build_explainer
 from tame.functional.masking import min_max
-from tame.inference import Explanation, bundled_photographs, collect_images, explain, explain_files
+from tame.inference import explain, explain_files
+from tame.inference import explain as explain_function
 from tame.utils.checks import InputError
-from tame.visualize import overlay
-
-KEYS = {
-    "file", "target", "class_name", "confidence", "map", "overlay",
-    "method", "backbone", "versions", "image_size", "crop", "preset",
-}  # fmt: skip
-
-
-def brightness(images, targets):
-    """Even classes are seen where the image is bright, odd ones where it is dark; (B, 8, 8)."""
-    signs = 1 - 2 * (targets % 2)
-    return images.mean(1)[:, ::4, ::4] * signs.view(-1, 1, 1)
-
-
-def photograph(path, size=(60, 40), seed=0, **options):
-    path.parent.mkdir(parents=True, exist_ok=True)
-    values = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    Image.fromarray(values).save(path, **options)
-    return path
+from toys import ToyCNN
 
 
 @pytest.fixture
-def files(tmp_path):
-    return [photograph(tmp_path / "in" / f"{index}.png", (60 + 5 * index, 40), index) for index in range(4)]
+def image():
+    return np.random.default_rng(0).random((224, 224, 3))
 
 
-@pytest.fixture
-def run(toy_classifier, tmp_path):
-    """Run explain_files on the toy classifier, quietly, into ``out``."""
-
-    def run(files, explainer=brightness, classifier=None, **options):
-        options = {"method": "brightness", "preset": "tame", "out": tmp_path / "out", "progress": False, **options}
-        return explain_files(files, explainer, classifier or toy_classifier(), **options)
-
-    return run
+def network(seed=0):
+    """A network of the user's own, for images of any size."""
+    torch.manual_seed(seed)
+    return ToyCNN()
 
 
-def test_manifest_says_what_was_done(run, files, toy_classifier, tmp_path):
-    report = run(files)
-    out = tmp_path / "out"
-    assert report.failures == []
-    assert json.loads((out / "manifest.json").read_text()) == report.entries
+def test_one_image_in_every_form(toy_classifier, noise_files):
     classifier = toy_classifier()
-    crop = Crop.of(classifier.spec.preprocessing)
-    for file, entry in zip(files, report.entries, strict=True):
-        assert set(entry) == KEYS
-        photo = load_image(file)
-        image = crop(photo)[None]
-        scores = classifier.logits(image).softmax(1)[0]
-        target = int(scores.argmax())
-        assert (entry["file"], entry["target"]) == (str(file), target)
-        assert entry["class_name"] == classifier.spec.class_names[target]
-        assert entry["confidence"] == pytest.approx(float(scores[target]), abs=1e-6)
-        assert entry["image_size"] == list(photo.size)
-        assert entry["crop"] == list(crop_box(*photo.size, 36, 32))
-        assert (entry["method"], entry["backbone"], entry["preset"]) == ("brightness", "toy_cnn", "tame")
-        assert {"tame", "torch", "torchvision", "python"} <= set(entry["versions"])
-        saved = np.load(out / entry["map"])
-        assert saved.dtype == np.float32
-        assert np.array_equal(saved, min_max(brightness(image, torch.tensor([target])))[0].numpy())
-        assert Image.open(out / entry["overlay"]).mode == "RGB"
-    expected = {name for entry in report.entries for name in (entry["map"], entry["overlay"])} | {"manifest.json"}
-    assert {path.name for path in out.iterdir()} == expected  # nothing unfinished is left
-
-
-@pytest.mark.parametrize("options", [{"batch_size": 3}, {"batch_size": 1}, {"batch_size": 2, "num_workers": 2}])
-def test_batches_and_workers_change_nothing(run, files, tmp_path, options):
-    files[1].write_text("unreadable")
-    plain = run(files, out=tmp_path / "plain", top=2)
-    other = run(files, out=tmp_path / "other", top=2, **options)
-    assert other.failures == plain.failures
-    for one, two in zip(plain.entries, other.entries, strict=True):
-        assert two["confidence"] == pytest.approx(one["confidence"], abs=1e-6)
-        assert {**one, "confidence": 0} == {**two, "confidence": 0}
-        assert np.array_equal(np.load(tmp_path / "plain" / one["map"]), np.load(tmp_path / "other" / two["map"]))
-        assert Image.open(tmp_path / "plain" / one["overlay"]) == Image.open(tmp_path / "other" / two["overlay"])
-
-
-def test_unreadable_files_are_named_and_the_others_explained(run, files, caplog):
-    files[0].write_text("not an image")
-    files[2].write_bytes(files[1].read_bytes()[:500])
-    files.append(files[0].parent / "gone.jpg")
-    with caplog.at_level(logging.WARNING, "tame"):
-        report = run(files, batch_size=3)
-    assert [entry["file"] for entry in report.entries] == [str(files[1]), str(files[3])]
-    assert [failure.file for failure in report.failures] == [str(files[index]) for index in (0, 2, 4)]
-    assert caplog.messages == [failure.reason for failure in report.failures]
-    for message, file in zip(caplog.messages, (files[0], files[2], files[4]), strict=True):
-        assert message.startswith(f"cannot read {file}: ")
-        assert "\n" not in message
-
-
-def test_all_files_unreadable(run, files, tmp_path):
-    for file in files:
-        file.write_bytes(b"")
-    assert len(run(files).failures) == 4
-    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == []
-
-
-def test_same_stems_overwrite_nothing(run, tmp_path):
-    names = ["a/cat.png", "b/cat.png", "b/cat.jpg", "c/Cat.png", "d/cat-2.png", "d/" + "x" * 200 + ".png"]
-    files = [photograph(tmp_path / name, seed=seed) for seed, name in enumerate(names)]
-    entries = run(files, targets=[3]).entries
-    assert len({entry["overlay"].lower() for entry in entries}) == len({entry["map"].lower() for entry in entries}) == 6
-    assert [entry["overlay"] for entry in entries[:3]] == [f"{name}.overlay.png" for name in ("cat", "cat-2", "cat-3")]
-    maps = [np.load(tmp_path / "out" / entry["map"]) for entry in entries]
-    assert not np.array_equal(maps[0], maps[1])
-    assert all((tmp_path / "out" / entry["overlay"]).is_file() for entry in entries)
-
-
-def test_several_targets_share_an_overlay(run, files, tmp_path):
-    report = run(files[:2], targets=[4, 1, 4])
-    assert [(entry["file"], entry["target"]) for entry in report.entries] == [
-        (str(file), target) for file in files[:2] for target in (4, 1)
-    ]
-    assert [entry["overlay"] for entry in report.entries] == ["0.overlay.png"] * 2 + ["1.overlay.png"] * 2
-    even, odd = (np.load(tmp_path / "out" / entry["map"]) for entry in report.entries[:2])
-    assert np.allclose(even, 1 - odd, atol=1e-6)
-    several = Image.open(tmp_path / "out" / "0.overlay.png")
-    run(files[:1], targets=[4], out=tmp_path / "one")
-    assert several.width > 1.8 * Image.open(tmp_path / "one" / "0.overlay.png").width
-
-
-def test_best_classes_come_first(run, files, toy_classifier):
-    report = run(files[:1], top=5)
-    scores = toy_classifier().logits(Crop(36, 32)(load_image(files[0]))[None]).softmax(1)[0]
-    assert [entry["target"] for entry in report.entries] == scores.argsort(descending=True).tolist()
-    assert sum(entry["confidence"] for entry in report.entries) == pytest.approx(1)
-
-
-@pytest.mark.parametrize("value", [0.0, 7.0, float("nan")])
-def test_maps_without_contrast_are_all_ones(run, files, tmp_path, value):
-    entry = run(files[:1], explainer=lambda images, targets: torch.full((len(images), 3, 2), value)).entries[0]
-    assert np.array_equal(np.load(tmp_path / "out" / entry["map"]), np.ones((3, 2), np.float32))
-
-
-def test_sizes_are_those_of_the_upright_photograph(run, tmp_path):
-    exif = Image.Exif()
-    exif[0x0112] = 6
-    turned = photograph(tmp_path / "turned.jpg", (90, 40), exif=exif)
-    entry = run([turned]).entries[0]
-    assert entry["image_size"] == [40, 90]
-    assert entry["crop"] == list(crop_box(40, 90, 36, 32))
-
-
-def test_large_photographs_are_drawn_smaller_and_described_as_they_are(run, tmp_path, monkeypatch):
-    drawn = []
-    monkeypatch.setattr(Explanation, "overlay", lambda self: drawn.append(self) or self.photo)
-    entry = run([photograph(tmp_path / "large.jpg", (2000, 1500))]).entries[0]
-    assert entry["image_size"] == [2000, 1500]
-    assert entry["crop"] == list(crop_box(2000, 1500, 36, 32))
-    assert drawn[0].photo.size == (1280, 960)
-    monkeypatch.undo()
-    left, top, right, bottom = (edge * 0.64 for edge in entry["crop"])
-    assert drawn[0].overlay() == overlay(drawn[0].photo, drawn[0].map, (left, top, right, bottom))
-
-
-def test_classifier_of_grey_images(run, files):
-    spec = BackboneSpec("grey", nn.Identity, Preprocessing(36, 32, mean=(0.5,), std=(0.5,)), class_names=("a", "b"))
-    module = nn.Sequential(nn.Conv2d(1, 4, 3), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-    seen = []
-
-    def explainer(images, targets):
-        seen.append(images.shape)
-        return images.mean(1)
-
-    run(files[:2], explainer, FrozenClassifier(spec, module, ["0"]))
-    assert seen == [(2, 1, 32, 32)]
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"files": []}, "expected at least one image file to explain, got none"),
-        ({"targets": [5]}, r"expected a class index in 0\.\.4, got 5"),
-        ({"targets": []}, "expected at least one class to explain, .*got none"),
-        ({"top": 6}, r"expected top in 1\.\.5, got 6"),
-        ({"top": 0}, r"expected top in 1\.\.5, got 0"),
-        ({"batch_size": 0}, "expected batch_size >= 1 and num_workers >= 0, got 0 and 0"),
-        (
-            {"explainer": lambda images, targets: images},
-            r"expected float maps of shape \(4, h, w\), got \(4, 3, 32, 32\)",
-        ),
-    ],
-)
-def test_bad_requests(run, files, options, message):
-    with pytest.raises(InputError, match=message):
-        run(**{"files": files, **options})
-
-
-def test_out_that_is_a_file(run, files):
-    with pytest.raises(InputError, match=r"expected a folder to write to, got .*0\.png: File exists"):
-        run(files, out=files[0])
-
-
-def test_interrupted_run_writes_no_manifest(run, files, tmp_path):
-    def explainer(images, targets, calls=[]):  # noqa: B006 - counts the calls
-        calls.append(1)
-        if len(calls) == 2:
-            raise KeyboardInterrupt
-        return images.mean(1)
-
-    with pytest.raises(KeyboardInterrupt):
-        run(files, explainer, batch_size=2)
-    names = {path.name for path in (tmp_path / "out").iterdir()}
-    assert {"0.overlay.png", "1.overlay.png"} < names
-    assert "manifest.json" not in names
-
-
-def test_collected_images(tmp_path):
-    inner = [photograph(tmp_path / "folder" / name) for name in ("b.png", "sub/a.JPG")]
-    odd = tmp_path / "photo.xyz"
-    odd.touch()
-    assert collect_images([odd, str(tmp_path / "folder"), inner[0]]) == [odd, *inner]
-    with pytest.raises(InputError, match=r"expected an image file or a folder of images, got .*gone\.jpg, which does"):
-        collect_images([tmp_path / "gone.jpg"])
-    shutil.rmtree(tmp_path / "folder" / "sub")
-    inner[0].unlink()
-    with pytest.raises(InputError, match="expected images .* in .*folder or below, got none"):
-        collect_images([tmp_path / "folder"])
-
-
-def test_bundled_photographs_can_be_read():
-    photographs = bundled_photographs()
-    assert len(photographs) >= 2
-    assert all(min(load_image(path).size) >= 224 for path in photographs)
-
-
-def test_one_photograph_in_every_form(toy_classifier, files):
-    classifier = toy_classifier()
-    values = np.asarray(load_image(files[0]))
+    values = np.asarray(load_image(noise_files[0]))
     forms = [
-        files[0], str(files[0]), load_image(files[0]), values, torch.from_numpy(values.copy()),
+        noise_files[0], str(noise_files[0]), load_image(noise_files[0]), values, torch.from_numpy(values.copy()),
         values.transpose(2, 0, 1), torch.from_numpy(values.copy()).permute(2, 0, 1) / 255, values / 255.0,
     ]  # fmt: skip
     explanations = [explain(form, classifier, target="DOG", method="centre") for form in forms]
     for form, explanation in zip(forms, explanations, strict=True):
-        assert explanation.photo == load_image(files[0])
-        assert explanation.file == (str(files[0]) if isinstance(form, str | Path) else None)
+        assert explanation.image == load_image(noise_files[0])
+        assert explanation.file == (str(noise_files[0]) if isinstance(form, str | Path) else None)
         assert (explanation.target, explanation.class_name, explanation.method) == (1, "dog", "centre")
         assert explanation.confidence == explanations[0].confidence
         assert explanation.map.min() == 0 and explanation.map.max() == 1
@@ -263,41 +46,37 @@ def test_one_photograph_in_every_form(toy_classifier, files):
 
 def test_grey_arrays(toy_classifier):
     values = np.random.default_rng(0).random((40, 50))
-    photos = [
-        explain(form, toy_classifier(), method="centre").photo for form in (values, values[None], values[..., None])
+    images = [
+        explain(form, toy_classifier(), method="centre").image for form in (values, values[None], values[..., None])
     ]
-    assert photos[0] == photos[1] == photos[2]
-    assert photos[0].size == (50, 40)
-    assert np.abs(np.asarray(photos[0])[..., 1] / 255 - values).max() < 1 / 255
+    assert images[0] == images[1] == images[2]
+    assert images[0].size == (50, 40)
+    assert np.abs(np.asarray(images[0])[..., 1] / 255 - values).max() < 1 / 255
 
 
-def test_same_answer_as_explain_files(toy_classifier, run, files):
+def test_same_answer_as_explain_files(toy_classifier, noise_files, tmp_path):
     classifier = toy_classifier()
-    explainer = tame.explainers.build_explainer(classifier, tame.options.MethodOptions(method="centre"))
-    entry = run(files[:1], explainer, classifier, method="centre").entries[0]
-    assert explain(files[0], classifier, method="centre").entry(entry["map"], entry["overlay"]) == entry
+    report = explain_files(noise_files[:1], backbone=classifier, method="centre", out=tmp_path / "out", progress=False)
+    (entry,) = report.entries
+    assert explain(noise_files[0], classifier, method="centre").entry(entry["map"], entry["overlay"]) == entry
 
 
-def test_calling_in_a_loop_builds_once(toy_classifier, files, monkeypatch):
-    built = []
-    build = tame.explainers.build_explainer
-    monkeypatch.setattr(tame.explainers, "build_explainer", lambda *given: built.append(given) or build(*given))
+def test_calling_in_a_loop_builds_once(toy_classifier, noise_files, built):
     classifier = toy_classifier()
-    for file in files:
+    for file in noise_files:
         explain(file, classifier, method="centre")
     assert len(built) == 1
-    explain(files[0], classifier, method="random")
+    explain(noise_files[0], classifier, method="random")
     assert len(built) == 2
 
 
-def test_saved_explanation(toy_classifier, files, tmp_path):
-    explanation = explain(files[0], toy_classifier(), target=2, method="centre")
+def test_saved_explanation(toy_classifier, noise_files, tmp_path):
+    explanation = explain(noise_files[0], toy_classifier(), target=2, method="centre")
     path = explanation.save(tmp_path / "new")
     assert path == tmp_path / "new" / "0.2.overlay.png"
     assert np.array_equal(np.load(tmp_path / "new" / "0.2.npy"), explanation.map)
-    assert (
-        explain(load_image(files[0]), toy_classifier(), 2, "centre").save(tmp_path).name == "explanation.2.overlay.png"
-    )
+    in_memory = explain(load_image(noise_files[0]), toy_classifier(), 2, method="centre")
+    assert in_memory.save(tmp_path).name == "explanation.2.overlay.png"
     assert explanation._repr_png_() == path.read_bytes()
     assert explanation.title == f"bird (2) {100 * explanation.confidence:.1f} %"
 
@@ -318,6 +97,66 @@ def test_bad_images(toy_classifier, image, message):
         explain(image, toy_classifier(), method="centre")
 
 
-def test_unknown_class(toy_classifier, files):
-    with pytest.raises(InputError, match="unknown class 'doge' for toy_cnn; near matches: 'dog' "):
-        explain(files[0], toy_classifier(), target="doge", method="centre")
+def test_unknown_class(toy_classifier, noise_files):
+    with pytest.raises(InputError, match="unknown class 'doge' for toy_cnn; similar names: 'dog' "):
+        explain(noise_files[0], toy_classifier(), target="doge", method="centre")
+
+
+# --- a network of one's own
+
+
+def test_a_plain_network(image):
+    module = network()
+    explanation = explain(image, module, 3, method="gradcam")
+    assert (explanation.backbone, explanation.target, explanation.class_name) == ("ToyCNN", 3, "class 3")
+    classifier = FrozenClassifier.from_module(module)
+    inputs = Crop.of(classifier.spec.preprocessing)(explanation.image)[None]
+    expected = min_max(build_explainer(classifier, "gradcam")(inputs, torch.tensor([3])))[0]
+    assert np.array_equal(explanation.map, expected.numpy())
+    assert explanation.confidence == pytest.approx(float(classifier.logits(inputs).softmax(1)[0, 3]))
+    assert not module.training
+
+
+def test_two_networks_of_one_class_have_their_own_maps(image, built):
+    one, two = network(0), network(1)
+    maps = [explain(image, module, 3, method="gradcam").map for module in (one, two, one, one)]
+    assert not np.array_equal(maps[0], maps[1])
+    assert np.array_equal(maps[0], maps[2])
+    assert np.array_equal(maps[0], maps[3])
+    assert len(built) == 3
+
+
+def test_a_network_that_changed_is_looked_at_again(image, built):
+    module = network()
+    before = explain(image, module, 3, method="gradcam")
+    with torch.no_grad():
+        module.stage3[0].weight.mul_(-1)  # as an optimiser does
+    trained = explain(image, module, 3, method="gradcam")
+    assert not np.array_equal(before.map, trained.map)
+    module.train()
+    assert np.array_equal(explain(image, module, 3, method="gradcam").map, trained.map)
+    assert not module.training
+    module.head = nn.Linear(16, 2)
+    with pytest.raises(InputError, match=r"expected a class index in 0\.\.1, got 3"):
+        explain(image, module, 3, method="gradcam")
+    assert len(built) == 4
+
+
+@pytest.mark.parametrize("device", ["auto", "cpu"])
+def test_layers_and_device_of_a_network(image, device):
+    map_ = explain(image, network(), method="layercam", layers=["stage1", "stage2"], device=device).map
+    assert map_.shape == (56, 56)
+    assert explain(image, FrozenClassifier.from_module(network()), method="layercam", layers="stage1").map.shape == (
+        112,
+        112,
+    )
+
+
+def test_an_unusable_classifier(noise_files):
+    with pytest.raises(InputError, match="expected a classifier .*, got int"):
+        explain(noise_files[0], 5)
+
+
+def test_it_is_a_public_name():
+    assert tame.explain is explain_function
+    assert tame.Explanation is tame.inference.Explanation

@@ -7,14 +7,14 @@ from typing import Any
 import numpy as np
 import pytest
 
-from tame.metrics.measures import Measure, measures
+from tame.metrics import Measure, measures_of
 
 AD_IC: dict[str, Any] = {"metrics": ["ad-ic"], "scalings": ["minmax", "rank"], "keeps": [1.0, 0.15], "ic_margin": 0.1}
 ROAD: dict[str, Any] = {"metrics": ["road"], "removes": [0.1, 0.5, 0.9]}
 
 
 def of(settings: dict[str, Any]) -> dict[str, Measure]:
-    return {measure.name: measure for measure in measures(settings)}
+    return {measure.name: measure for measure in measures_of(settings)}
 
 
 def values(name: str, settings: dict[str, Any], **columns: list[float]) -> list[float]:
@@ -22,7 +22,7 @@ def values(name: str, settings: dict[str, Any], **columns: list[float]) -> list[
 
 
 def test_names_and_headings_in_the_order_of_tables() -> None:
-    shown = [(measure.name, measure.title) for measure in measures(AD_IC) if measure.in_table]
+    shown = [(measure.name, measure.title) for measure in measures_of(AD_IC) if measure.in_table]
     assert shown == [
         ("minmax/AD_100", "AD 100 % (minmax)"),
         ("minmax/IC_100", "IC 100 % (minmax)"),
@@ -33,12 +33,12 @@ def test_names_and_headings_in_the_order_of_tables() -> None:
         ("rank/AD_15", "AD 15 % (rank)"),
         ("rank/IC_15", "IC 15 % (rank)"),
     ]
-    shown = [(measure.name, measure.title) for measure in measures(ROAD) if measure.in_table]
+    shown = [(measure.name, measure.title) for measure in measures_of(ROAD) if measure.in_table]
     assert shown == [
         ("road/morf_confidence", "MoRF confidence"),
-        ("road/morf_kept", "MoRF kept"),
+        ("road/morf_kept", "MoRF accuracy"),
         ("road/lerf_confidence", "LeRF confidence"),
-        ("road/lerf_kept", "LeRF kept"),
+        ("road/lerf_kept", "LeRF accuracy"),
     ]
     assert set(of(ROAD)) == {
         f"road/{order}_{reading}{part}"
@@ -46,7 +46,7 @@ def test_names_and_headings_in_the_order_of_tables() -> None:
         for reading in ("confidence", "kept")
         for part in ("", "_10", "_50", "_90")
     }
-    causal = measures({"metrics": ["deletion", "insertion"], "steps": 2})
+    causal = measures_of({"metrics": ["deletion", "insertion"], "steps": 2})
     assert [(measure.name, measure.title, measure.group) for measure in causal] == [
         ("insertion/AUC", "Insertion", "insertion"),
         ("deletion/AUC", "Deletion", "deletion"),
@@ -55,7 +55,7 @@ def test_names_and_headings_in_the_order_of_tables() -> None:
 
 def test_names_are_unique_and_nothing_else_is_measured() -> None:
     together = AD_IC | ROAD | {"metrics": ["road", "deletion", "ad-ic"], "steps": 28}
-    found = measures(together)
+    found = measures_of(together)
     assert len({measure.name for measure in found}) == len(found) == 2 * 2 * 3 + 2 * 2 * 4 + 1
     assert {measure.group for measure in found} == {"minmax", "rank", "road", "deletion"}
 

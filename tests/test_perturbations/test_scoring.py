@@ -19,6 +19,7 @@ from tame.perturbations import (
     ImputedInputs,
     MaskedInputs,
     PassRows,
+    PassSettings,
     Perturbation,
     Scores,
     Stopwatch,
@@ -54,7 +55,8 @@ def scores(classifier: FrozenClassifier, positions: range = range(5), **options:
     targets = classifier.logits(given).argmax(1)
     perturbations = options.pop("perturbations", None) or everything()
     maps = options.pop("maps", some_maps())[rows]
-    return perturbed_scores(classifier, given, maps, targets, torch.tensor(rows), perturbations, **options)
+    passes = PassSettings(**options)
+    return perturbed_scores(classifier, given, maps, targets, torch.tensor(rows), perturbations, passes)
 
 
 class TestConfidences:
@@ -120,9 +122,18 @@ class TestScores:
         targets = torch.zeros(5, dtype=torch.int64)
         taken: list[int] = []
         handle = classifier.module.register_forward_hook(lambda _module, args, _output: taken.append(len(args[0])))
-        perturbed_scores(classifier, images(), some_maps(), targets, torch.arange(5), everything(), rows=PassRows(rows))
+        perturbed_scores(
+            classifier, images(), some_maps(), targets, torch.arange(5), everything(), PassSettings(PassRows(rows))
+        )
         handle.remove()
         assert taken == expected
+
+    def test_columns_of_a_run(self, toy_classifier: Make) -> None:
+        found = scores(toy_classifier())
+        columns = found.columns()
+        assert list(columns) == [f"{name}_{kind}" for kind in ("p", "kept") for name in found.names]
+        assert torch.equal(columns["morf_70_p"], found.confidence[7])
+        assert torch.equal(columns["morf_70_kept"], found.kept[7])
 
     def test_the_target_is_what_is_asked_for(self) -> None:
         classifier = brightness_classifier(side=4, gain=0.1)
@@ -183,7 +194,7 @@ class TestPrecision:
         probe = Probe()
         targets = torch.zeros(5, dtype=torch.int64)
         found = perturbed_scores(
-            classifier, images(), some_maps(), targets, torch.arange(5), [probe], precision=precision, rows=PassRows(4)
+            classifier, images(), some_maps(), targets, torch.arange(5), [probe], PassSettings(PassRows(4), precision)
         )
         assert types == [expected] * 3
         assert probe.cast == [False, False]
@@ -198,7 +209,7 @@ class TestPrecision:
         with torch.autocast("cpu", torch.float16):
             plain = plain_scores(classifier, images(), precision)
             given = (classifier, images(), some_maps(), plain.targets, torch.arange(5), [probe])
-            perturbed_scores(*given, precision=precision, rows=PassRows(10))
+            perturbed_scores(*given, PassSettings(PassRows(10), precision))
         assert types == [expected] * 2 and probe.cast == [False, False]
         assert plain.logits.dtype == torch.float32
 
@@ -273,18 +284,22 @@ class TestPassRows:
         rows = PassRows(16)
         targets = classifier.logits(images()).argmax(1)
         handle = classifier.module.register_forward_pre_hook(refuse)
-        found = perturbed_scores(classifier, images(), some_maps(), targets, torch.arange(5), everything(), rows=rows)
+        found = perturbed_scores(
+            classifier, images(), some_maps(), targets, torch.arange(5), everything(), PassSettings(rows)
+        )
         handle.remove()
         torch.testing.assert_close(found.confidence, expected.confidence, rtol=0, atol=1e-5)
         assert rows.rows == 4 and taken == [16, 8] + [4] * 20
 
-    @pytest.mark.parametrize(("rows", "device", "expected"), [(0, "cpu", 8), (0, "cuda", 256), (9, "cuda", 9)])
-    def test_where_it_starts(self, rows: int, device: str, expected: int) -> None:
+    @pytest.mark.parametrize(("rows", "device", "expected"), [(None, "cpu", 8), (None, "cuda", 256), (9, "cuda", 9)])
+    def test_where_it_starts(self, rows: int | None, device: str, expected: int) -> None:
         assert PassRows(rows, device).rows == expected
 
-    def test_negative(self) -> None:
-        with pytest.raises(InputError, match=r"expected rows per pass of 0 \(as many as fit\) or more, got -1"):
-            PassRows(-1)
+    @pytest.mark.parametrize("rows", [-1, 0])
+    def test_less_than_one(self, rows: int) -> None:
+        message = rf"expected rows per pass of 1 or more, or None \(as many as fit\), got {rows}"
+        with pytest.raises(InputError, match=message):
+            PassRows(rows)
 
 
 class TestStopwatch:
@@ -314,9 +329,8 @@ class TestStopwatch:
         classifier, watch = toy_classifier(), Stopwatch()
         handle = classifier.module.register_forward_pre_hook(lambda *_: time.sleep(0.05))
         targets = torch.zeros(5, dtype=torch.int64)
-        perturbed_scores(
-            classifier, images(), some_maps(), targets, torch.arange(5), [Slow()], watch=watch, rows=PassRows(5)
-        )
+        passes = PassSettings(PassRows(5), stopwatch=watch)
+        perturbed_scores(classifier, images(), some_maps(), targets, torch.arange(5), [Slow()], passes)
         handle.remove()
         assert watch.seconds.keys() == {"perturb", "classify"}
         assert 0.04 <= watch.seconds["perturb"] < 0.1 <= watch.seconds["classify"]

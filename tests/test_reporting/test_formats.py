@@ -5,61 +5,91 @@ from __future__ import annotations
 import csv
 import io
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
-from finished_runs import ALL, HALF, make_run, three
-from tame.reporting.formats import escaped, work
+from finished_runs import AD_IC, ALL, GOOD, HALF, make_run, three
+from table_text import markdown_lines
+from tame.reporting.formats import csv as csv_text
+from tame.reporting.formats import escaped, latex, markdown
+from tame.reporting.layout import multiply_adds
 from tame.reporting.table import build_table
 
 
 def test_markdown(tmp_path: Path) -> None:
     table = build_table(three(tmp_path))
-    assert table.markdown().splitlines() == [
+    assert markdown_lines(table) == [
         "toy (random), 40 images, masking cnn, IC margin 1e-05.",
         "In percent; best **bold**, second <u>underlined</u>; FP: forward (+ backward) passes per image; "
-        "work: all that is multiplied for it, in plain forward passes.",
+        "cost: multiply-adds, relative to one forward pass of the classifier.",
         "",
         "Min-max scaled maps (AD: lower is better, IC: higher is better)",
         "",
-        "| method | preset | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | work |",
-        "| --- | --- | --- | --- | --- | --- | --- | --- |",
-        "| gradcam | tame | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
-        "| ttame | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
-        "| random | tame | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
+        "| method | preset | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | cost |",
+        "|:---|:---|---:|---:|---:|---:|---:|---:|",
+        "| Grad-CAM | tame | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
+        "| T-TAME | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
+        "| Random | tame | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
         "",
         "Rank-scaled maps (AD: lower is better, IC: higher is better)",
         "",
-        "| method | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | work |",
-        "| --- | --- | --- | --- | --- | --- | --- |",
-        "| gradcam | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
-        "| ttame | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
-        "| random | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
+        "| method | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | cost |",
+        "|:---|---:|---:|---:|---:|---:|---:|",
+        "| Grad-CAM | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
+        "| T-TAME | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
+        "| Random | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
         "",
-        "random: 3 constant and 0 invalid maps of 40, counted as all ones.",
+        "Random: 3 constant and 0 invalid maps of 40, counted as all ones.",
     ]
 
 
 def test_each_metric_has_its_own_part(tmp_path: Path) -> None:
-    lines = build_table(three(tmp_path, ALL)).markdown().splitlines()
+    lines = markdown_lines(build_table(three(tmp_path, ALL)))
     assert [line for line in lines if line.endswith("better)")] == [
         "Min-max scaled maps (AD: lower is better, IC: higher is better)",
         "Rank-scaled maps (AD: lower is better, IC: higher is better)",
         "ROAD (MoRF: lower is better, LeRF: higher is better)",
         "Insertion and deletion (Insertion: higher is better, Deletion: lower is better)",
     ]
-    assert "| method | MoRF confidence | MoRF kept | LeRF confidence | LeRF kept | FP | work |" in lines
-    assert "| ttame | 60.00 | 100.00 | **60.00** | **100.00** | 1 | - |" in lines
-    assert "| random | **22.50** | **0.00** | 22.50 | 0.00 | 0 | 0.00 |" in lines
-    assert "| ttame | **60.00** | 60.00 | 1 | - |" in lines
+    assert "| method | MoRF confidence | MoRF accuracy | LeRF confidence | LeRF accuracy | FP | cost |" in lines
+    assert "| T-TAME | 60.00 | 100.00 | **60.00** | **100.00** | 1 | - |" in lines
+    assert "| Random | **22.50** | **0.00** | 22.50 | 0.00 | 0 | 0.00 |" in lines
+    assert "| T-TAME | **60.00** | 60.00 | 1 | - |" in lines
+
+
+def test_metrics_of_one_column_share_a_part(tmp_path: Path) -> None:
+    changes = {"metrics": ["ad-ic", "deletion"], "steps": 2}
+    lines = markdown_lines(build_table([make_run(tmp_path, "ttame", HALF, AD_IC | changes)]))
+    assert [line for line in lines if line.endswith("better)")][1:] == [
+        "Rank-scaled maps (AD: lower is better, IC: higher is better)",
+        "Deletion (Deletion: lower is better)",
+    ]
+
+
+def test_units(tmp_path: Path) -> None:
+    table = build_table(three(tmp_path))
+    assert "\nIn percent; best" in markdown(table)
+    bits = [replace(measure, unit="bits") if measure.name == "rank/AD_15" else measure for measure in table.measures]
+    table = replace(table, measures=bits)
+    assert "\nIn percent, except AD 15 % (rank); best" in markdown(table)
+    assert r" In percent, except AD 15 \% (rank); best" in latex(table)
+
+
+def test_where_all_methods_tie_there_is_no_mark(tmp_path: Path) -> None:
+    runs = [make_run(tmp_path / name, name, values) for name, values in (("ttame", HALF), ("rise", HALF))]
+    lines = markdown_lines(build_table(runs))
+    assert lines[7:9] == [f"| {name} | tame | 25.00 | 50.00 | 25.00 | 50.00 | 1 | - |" for name in ("T-TAME", "RISE")]
+    runs.append(make_run(tmp_path / "all_ones", "all_ones", GOOD))  # it bears no mark, so it is no rival either
+    assert "**2" not in markdown(build_table(runs))
 
 
 def test_values_that_read_the_same_share_their_mark(tmp_path: Path) -> None:
     drops = {"one": 0.4, "two": 0.40000001, "three": 0.3, "four": 0.3, "five": 0.2}
     runs = [make_run(tmp_path / name, name, [value] * 3) for name, value in drops.items()]
-    lines = build_table(runs).markdown().splitlines()[7:12]
+    lines = markdown_lines(build_table(runs))[7:12]
     assert [line.split(" | ")[2] for line in lines] == [
         "**20.00**",
         "**20.00**",
@@ -71,8 +101,8 @@ def test_values_that_read_the_same_share_their_mark(tmp_path: Path) -> None:
 
 def test_csv(tmp_path: Path) -> None:
     table = build_table(three(tmp_path, ALL), reference="gradcam")
-    lines = list(csv.DictReader(io.StringIO(table.csv())))
-    assert len(lines) == 3 * (len(table.measures) + 5) + 2  # of one run the work is not known
+    lines = list(csv.DictReader(io.StringIO(csv_text(table))))
+    assert len(lines) == 3 * (len(table.measures) + 5) + 2  # the cost of one run is unknown
     found = {(line["method"], line["measure"]): line for line in lines}
     first, better = found["gradcam", "minmax/AD_100"], found["ttame", "minmax/AD_100"]
     assert (first["preset"], first["better"], first["verdict"], first["low"]) == ("tame", "lower", "", "")
@@ -89,38 +119,38 @@ def test_csv(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("value", "text"), [(0.0, "0.00"), (1.256, "1.26"), (99.5, "99.50"), (8011.7, "8012")])
-def test_work(value: float, text: str) -> None:
-    assert work({"work": value}) == text
+def test_multiply_adds(value: float, text: str) -> None:
+    assert multiply_adds({"work": value}) == text
 
 
 def test_csv_leaves_empty_what_means_nothing(tmp_path: Path) -> None:
     table = build_table([make_run(tmp_path, "fake_cam", [0.5])])
-    found = {line["measure"]: line for line in csv.DictReader(io.StringIO(table.csv()))}
+    found = {line["measure"]: line for line in csv.DictReader(io.StringIO(csv_text(table)))}
     assert (found["minmax/AD_15"]["value"], found["minmax/AD_15"]["standard_error"]) == ("0.0", "")
     assert (found["rank/AD_15"]["value"], found["rank/AD_15"]["standard_error"]) == ("", "")
 
 
 def test_latex(tmp_path: Path) -> None:
-    text = build_table(three(tmp_path, ALL), reference="gradcam").latex()
+    text = latex(build_table(three(tmp_path, ALL), reference="gradcam"))
     lines = text.splitlines()
     assert lines[:2] == [r"\begin{table}", r"\centering\footnotesize\setlength{\tabcolsep}{4pt}"]
     assert lines[2].startswith(r"\caption{toy (random), 40 images, masking cnn, IC margin 1e-05, ROAD read as ")
     assert text.endswith("\\end{tabular}\n\\end{table}\n")
-    assert "worse than gradcam (95 \\% interval). random: 3 constant" in text
-    assert r"method & AD 100 \% & IC 100 \% & AD 15 \% & IC 15 \% & FP & work \\" in text
+    assert "worse than Grad-CAM (95 \\% interval). Random: 3 constant" in text
+    assert r"method & AD 100 \% & IC 100 \% & AD 15 \% & IC 15 \% & FP & cost \\" in text
     first = r"\underline{25.00} & \textbf{50.00}"
-    assert rf"gradcam & {first} & {first} & 1 + 1 & 1.26 \\" in lines
-    assert r"ttame & \textbf{5.00}\rlap{$^{+}$} & \textbf{50.00} & " in text
-    assert r"random & 55.00\rlap{$^{-}$} & \underline{0.00}\rlap{$^{-}$} & " in text
+    assert rf"Grad-CAM & {first} & {first} & 1 + 1 & 1.26 \\" in lines
+    assert r"T-TAME & \textbf{5.00}\rlap{$^{+}$} & \textbf{50.00} & " in text
+    assert r"Random & 55.00\rlap{$^{-}$} & \underline{0.00}\rlap{$^{-}$} & " in text
     better, worse = r"\rlap{$^{+}$}", r"\rlap{$^{-}$}"
     road = rf"\textbf{{22.50}}{better} & \textbf{{0.00}}{better} & 22.50{worse} & 0.00{worse}"
-    assert rf"random & {road} & 0 & 0.00 \\" in lines
+    assert rf"Random & {road} & 0 & 0.00 \\" in lines
 
 
 def test_latex_is_well_formed(tmp_path: Path) -> None:
     name = r"a_b [50%] {c} \d ^e~ <f> #1 & $x$"
     runs = [*three(tmp_path, ALL), make_run(tmp_path / "d", name, HALF, ALL)]
-    text = build_table(runs, reference="gradcam").latex()
+    text = latex(build_table(runs, reference="gradcam"))
     plain = re.sub(r"\\[\\{}&%$#_]", "", text)  # without what is escaped
     assert plain.count("{") == plain.count("}") and plain.count("$") % 2 == 0
     assert not set("%#_~<>") & set(plain)
@@ -148,13 +178,13 @@ def test_escaped(text: str, latex: str) -> None:
 
 def test_a_run_alone_bears_no_mark(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / name, name, HALF) for name in ("rise", "all_ones")]
-    lines = build_table(runs).markdown().splitlines()
-    assert lines[7:9] == [f"| {name} | tame | 25.00 | 50.00 | 25.00 | 50.00 | 1 | - |" for name in ("rise", "all_ones")]
+    lines = markdown_lines(build_table(runs))
+    assert lines[7:9] == [f"| {name} | tame | 25.00 | 50.00 | 25.00 | 50.00 | 1 | - |" for name in ("RISE", "All ones")]
 
 
 def test_bars_stay_in_their_cell(tmp_path: Path) -> None:
     runs = [make_run(tmp_path / "a", "a|b", HALF)]
-    assert r"| a\|b | tame |" in build_table(runs).markdown()
+    assert any(line.startswith(r"| a\|b | tame |") for line in markdown_lines(build_table(runs)))
 
 
 @pytest.mark.parametrize(
@@ -162,4 +192,6 @@ def test_bars_stay_in_their_cell(tmp_path: Path) -> None:
     [((8000, 0), "8000"), ((1, 1), "1 + 1 backward"), ((0, 0), "0"), ((12.46, 0.5), "12.5 + 0.5 backward")],
 )
 def test_passes(tmp_path: Path, passes: tuple[float, float], cell: str) -> None:
-    assert f"| {cell} | - |\n" in build_table([make_run(tmp_path, "rise", HALF, passes=passes)]).markdown()
+    lines = markdown_lines(build_table([make_run(tmp_path, "rise", HALF, passes=passes)]))
+    (line,) = (line for line in lines if "| tame |" in line)
+    assert line.endswith(f"| {cell} | - |")

@@ -19,10 +19,12 @@ from matplotlib import colormaps
 from PIL import Image
 
 from finished_runs import AD_IC, ALL, HALF, make_run, three
-from tame.evaluation.records import read_run
+from tame.evaluation.records import open_run
 from tame.functional.masking import min_max, upsample
+from tame.reporting.curves import curves_of
 from tame.reporting.report import View, write_report
-from tame.reporting.table import Table, compare, curves_of
+from tame.reporting.results import Table
+from tame.reporting.table import build_table
 from tame.utils.checks import InputError
 from tame.visualize import PANELS, RoadCurves
 
@@ -69,18 +71,18 @@ class Page(HTMLParser):
 
 def views(name: str = "cat", file: str = "a.jpg", methods: tuple[str, ...] = ("ttame", "gradcam")) -> list[View]:
     generator = np.random.default_rng(0)
-    photo = Image.fromarray(generator.integers(0, 256, (600, 600, 3), np.uint8))
+    image = Image.fromarray(generator.integers(0, 256, (600, 600, 3), np.uint8))
     maps = {(method, index): generator.normal(3, 2, (7, 5)) for method in methods for index in (4, 2)}
-    return [View(file, photo, [(4, name, 0.75), (2, "dog", 0.125)], maps), View("b.jpg", photo, [(1, "cup", 1.0)], {})]
+    return [View(file, image, [(4, name, 0.75), (2, "dog", 0.125)], maps), View("b.jpg", image, [(1, "cup", 1.0)], {})]
 
 
-def table_of(tmp_path: Path, metrics: dict[str, Any] = ALL, reference: str = "gradcam") -> Table:
-    return compare([read_run(folder) for folder in three(tmp_path, metrics)], reference)
+def table_of(tmp_path: Path, metrics: dict[str, Any] = ALL, reference: str | None = "gradcam") -> Table:
+    return build_table(three(tmp_path, metrics), reference)
 
 
 def all_of(tmp_path: Path) -> tuple[Table, RoadCurves]:
-    runs = [read_run(folder) for folder in three(tmp_path, ALL)]
-    return compare(runs, "gradcam"), curves_of(runs)
+    runs = [open_run(folder) for folder in three(tmp_path, ALL)]
+    return build_table(runs, "gradcam"), curves_of(runs)
 
 
 def picture(url: str) -> Image.Image:
@@ -115,8 +117,8 @@ def test_only_the_pages_own_script_runs(tmp_path: Path) -> None:
 
 
 def test_names_cannot_become_markup(tmp_path: Path) -> None:
-    runs = [read_run(make_run(tmp_path / name, HOSTILE + name, HALF, ALL, preset=HOSTILE)) for name in "ab"]
-    table, curves = compare(runs, HOSTILE + "a"), curves_of(runs)
+    runs = [open_run(make_run(tmp_path / name, HOSTILE + name, HALF, ALL, preset=HOSTILE)) for name in "ab"]
+    table, curves = build_table(runs, HOSTILE + "a"), curves_of(runs)
     given = views(HOSTILE, HOSTILE, methods=(HOSTILE,))
     page = Page(write_report(tmp_path / "report.html", table, curves, given, title=HOSTILE))
     plain = Page(write_report(tmp_path / "plain.html", *all_of(tmp_path), views()))
@@ -143,21 +145,21 @@ def test_tables_show_what_markdown_shows(tmp_path: Path) -> None:
     assert values == pytest.approx([25, 25, 5, 5, 55, 55] * 2)
     assert re.findall(r"<td [^>]*><strong>5\.00</strong>", page.text) and "<u>25.00</u>" in page.text
     assert table.caption in page.find("p")[0][1]
-    assert "random: 3 constant and 0 invalid maps of 40, counted as all ones." in page.text
+    assert "Random: 3 constant and 0 invalid maps of 40, counted as all ones." in page.text
 
 
 def test_verdicts_stand_beside_the_values(tmp_path: Path) -> None:
     page = Page(write_report(tmp_path / "report.html", table_of(tmp_path)))
     first = next(found for found in page.find("td") if str(found[0].get("title")).endswith(": win"))
-    assert re.fullmatch(r"5\.00\+better than gradcam−20\.00 \[−\d+\.\d\d, −\d+\.\d\d\]", first[1])
+    assert re.fullmatch(r"5\.00\+better than Grad-CAM−20\.00 \[−\d+\.\d\d, −\d+\.\d\d\]", first[1])
     assert re.fullmatch(
         r"AD 100 % \(minmax\), lower is better: 5\.00 ± 0\.\d\d \(standard error\); "
-        r"−20\.00 \[.+\] against gradcam: win",
+        r"−20\.00 \[.+\] against Grad-CAM: win",
         str(first[0]["title"]),
     )
     assert {str(found.get("class")) for found, _ in page.find("sup")} == {"None", "win", "tie", "loss"}
     assert page.find("input", id="intervals")
-    alone = Page(write_report(tmp_path / "report.html", table_of(tmp_path, reference="")))
+    alone = Page(write_report(tmp_path / "report.html", table_of(tmp_path, reference=None)))
     assert not alone.find("sup") and not alone.find("input", id="intervals") and "bootstrap" not in alone.text
 
 
@@ -189,8 +191,8 @@ def test_without_curves_and_views_there_are_no_such_sections(tmp_path: Path) -> 
 
 
 def test_controls_that_mean_nothing_sort_last(tmp_path: Path) -> None:
-    runs = [read_run(make_run(tmp_path / name, name, HALF, ALL, work=1.0)) for name in ("ttame", "all_ones")]
-    page = Page(write_report(tmp_path / "report.html", compare(runs)))
+    runs = [open_run(make_run(tmp_path / name, name, HALF, ALL, work=1.0)) for name in ("ttame", "all_ones")]
+    page = Page(write_report(tmp_path / "report.html", build_table(runs)))
     empty = [text for found, text in page.find("td") if found["data-value"] == ""]
     assert empty == ["–none"] * 10
     assert len(page.find("tr", **{"class": "control"})) == 5
@@ -198,7 +200,7 @@ def test_controls_that_mean_nothing_sort_last(tmp_path: Path) -> None:
 
 def test_curves_are_complete(tmp_path: Path) -> None:
     table, curves = all_of(tmp_path)
-    errors = {"ttame": dict.fromkeys(PANELS, [float("nan"), 0.5])}
+    errors = {"T-TAME": dict.fromkeys(PANELS, [float("nan"), 0.5])}
     found = Page(write_report(tmp_path / "report.html", table, curves._replace(errors=errors))).data["curves"]
     assert found["removes"] == [0.1, 0.5] and found["start"] == curves.start
     assert [(panel["name"], panel["reading"], panel["higher"]) for panel in found["panels"]] == [
@@ -208,8 +210,8 @@ def test_curves_are_complete(tmp_path: Path) -> None:
         ("lerf_kept", "kept", True),
     ]
     assert {method: each["values"] for method, each in found["methods"].items()} == curves.values
-    assert found["methods"]["ttame"]["errors"] == dict.fromkeys(PANELS, [None, 0.5])
-    assert found["methods"]["gradcam"]["errors"] is None
+    assert found["methods"]["T-TAME"]["errors"] == dict.fromkeys(PANELS, [None, 0.5])
+    assert found["methods"]["Grad-CAM"]["errors"] is None
     assert len({each["style"]["color"] for each in found["methods"].values()}) == 3
 
 
@@ -221,8 +223,8 @@ def test_explorer_is_complete(tmp_path: Path) -> None:
         {"index": 4, "name": "cat", "confidence": 0.75},
         {"index": 2, "name": "dog", "confidence": 0.125},
     ]
-    photo = picture(data["views"][0]["photo"])
-    assert photo.format == "JPEG" and photo.size == (448, 448)
+    image = picture(data["views"][0]["image"])
+    assert image.format == "JPEG" and image.size == (448, 448)
     for (method, index), values in first.maps.items():
         shown = picture(data["views"][0]["maps"][method][str(index)]["src"])
         expected = upsample(min_max(torch.tensor(values)[None]), (56, 40))[0].numpy()

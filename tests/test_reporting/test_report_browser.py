@@ -14,10 +14,11 @@ import torch
 from PIL import Image
 
 from finished_runs import ALL, GOOD, make_run, three
-from tame.evaluation.records import read_run
+from tame.evaluation.records import open_run
 from tame.functional.masking import min_max
+from tame.reporting.curves import curves_of
 from tame.reporting.report import View, write_report
-from tame.reporting.table import compare, curves_of
+from tame.reporting.table import build_table
 from tame.visualize import overlay
 
 playwright = pytest.importorskip("playwright.sync_api", reason="no playwright: pip install playwright")
@@ -44,20 +45,20 @@ def report(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("report")
     runs = [*three(folder, ALL), make_run(folder / "d", "all_ones", [0.5] * 40, ALL)]
     runs.append(make_run(folder / "e", ATTACK, GOOD, ALL))
-    read = [read_run(run) for run in runs]
-    return write_report(folder / "report.html", compare(read, "gradcam"), curves_of(read), views())
+    read = [open_run(run) for run in runs]
+    return write_report(folder / "report.html", build_table(read, "gradcam"), curves_of(read), views())
 
 
 def views() -> list[View]:
     rows, columns = np.mgrid[:96, :96] / 95
-    photos = [np.stack([rows, columns, 0 * rows + blue], 2) for blue in (0.2, 0.9)]
+    images = [np.stack([rows, columns, 0 * rows + blue], 2) for blue in (0.2, 0.9)]
     generator = np.random.default_rng(0)
     shown = []
-    for number, photo in enumerate(photos):
+    for number, image in enumerate(images):
         classes = [(4, "tabby", 0.75), (7 + number, ATTACK, 0.125)]
         maps = {(name, index): generator.random((7, 7)) for name in ("ttame", "gradcam") for index, *_ in classes}
         maps |= {("flat", 4): np.zeros((7, 7))}
-        shown.append(View(f"{number}.jpg", Image.fromarray((255 * photo).astype(np.uint8)), classes, maps))
+        shown.append(View(f"{number}.jpg", Image.fromarray((255 * image).astype(np.uint8)), classes, maps))
     return shown
 
 
@@ -98,39 +99,39 @@ def maps(page: Any) -> list[str]:
 def test_sorting_by_mouse_and_keyboard(opened: Open) -> None:
     page = opened()
     given = order(page)
-    assert given == ["gradcam", "ttame", "random", "all_ones", ATTACK[:8]]
+    assert given == ["Grad-CAM", "T-TAME", "Random", "All ones", ATTACK[:8]]
     head = page.locator("table.sortable").first.locator("th[scope=col]").nth(1)  # AD: lower is better
     head.locator("button").click()
     assert head.get_attribute("aria-sort") == "ascending"
-    assert order(page) == ["all_ones", "ttame", ATTACK[:8], "gradcam", "random"]
+    assert order(page) == ["All ones", "T-TAME", ATTACK[:8], "Grad-CAM", "Random"]
     head.locator("button").focus()
     page.keyboard.press("Enter")
     assert head.get_attribute("aria-sort") == "descending"
-    assert order(page) == ["random", "gradcam", "ttame", ATTACK[:8], "all_ones"]
+    assert order(page) == ["Random", "Grad-CAM", "T-TAME", ATTACK[:8], "All ones"]
     page.keyboard.press("Tab")  # to IC: higher is better
     page.keyboard.press("Space")
     assert head.get_attribute("aria-sort") is None
     assert page.locator("th[aria-sort]").count() == 1
     assert page.locator("th[aria-sort=descending]").inner_text().startswith("IC 100")
-    assert order(page) == ["gradcam", "ttame", ATTACK[:8], "random", "all_ones"]  # equal ones stay
+    assert order(page) == ["Grad-CAM", "T-TAME", ATTACK[:8], "Random", "All ones"]  # equal ones stay
     page.locator("table.sortable").first.locator("th[scope=col]").first.locator("button").click()
-    assert order(page)[1:] == ["all_ones", "gradcam", "random", "ttame"]
+    assert order(page)[1:] == ["All ones", "Grad-CAM", "Random", "T-TAME"]
     assert order(page, 1) == given  # the other tables stay
 
 
 def test_what_has_no_value_is_last_both_ways(opened: Open) -> None:
     page = opened()
     button = page.locator("table.sortable").nth(1).locator("th[scope=col] button").nth(1)
-    for first in ("ttame", "random"):
+    for first in ("T-TAME", "Random"):
         button.click()
-        assert order(page, 1)[0] == first and order(page, 1)[-1] == "all_ones"
+        assert order(page, 1)[0] == first and order(page, 1)[-1] == "All ones"
 
 
 def test_intervals_are_shown_on_demand(opened: Open) -> None:
     page = opened()
     interval = page.locator("small.interval").first
     assert not interval.is_visible()
-    page.get_by_label("show differences to gradcam").check()
+    page.get_by_label("show differences to Grad-CAM").check()
     assert interval.is_visible()
 
 
@@ -142,8 +143,8 @@ def test_curves(opened: Open) -> None:
     box = plot.bounding_box()
     plot.hover(position={"x": box["width"] - 12, "y": box["height"] - 40})
     assert readout.locator("caption").inner_text() == "50 % removed"
-    assert readout.locator("tr").first.inner_text().split() == ["random", "22.5"]  # MoRF: lower is better
-    assert readout.locator("tr.near").inner_text().split() == ["random", "22.5"]
+    assert readout.locator("tr").first.inner_text().split() == ["Random", "22.5"]  # MoRF: lower is better
+    assert readout.locator("tr.near").inner_text().split() == ["Random", "22.5"]
     page.mouse.move(0, 0)
     assert not readout.is_visible()
     page.locator("#curves .legend button").last.focus()
@@ -151,16 +152,16 @@ def test_curves(opened: Open) -> None:
     page.keyboard.press("End")
     assert readout.is_visible()
     page.keyboard.press("ArrowLeft")
-    assert plot.get_attribute("aria-valuenow") == "10" and "10 % removed: random 22.5" in str(
+    assert plot.get_attribute("aria-valuenow") == "10" and "10 % removed: Random 22.5" in str(
         plot.get_attribute("aria-valuetext")
     )
     page.keyboard.press("Escape")
     assert not readout.is_visible()
-    legend = page.get_by_role("group", name="Methods drawn").get_by_role("button", name="random")
+    legend = page.get_by_role("group", name="Methods drawn").get_by_role("button", name="Random")
     legend.click()
     assert legend.get_attribute("aria-pressed") == "false"
     assert [page.locator(".panel").nth(number).locator("g").count() for number in range(4)] == [3] * 4
-    assert "random" not in str(plot.get_attribute("aria-valuetext"))
+    assert "Random" not in str(plot.get_attribute("aria-valuetext"))
     legend.click()
     assert plot.locator("g").count() == 4
 
@@ -184,21 +185,21 @@ def test_explorer(opened: Open) -> None:
     explorer.get_by_label("gradcam").uncheck()
     assert maps(page) == ["ttame", "flat"]
     explorer.get_by_role("button", name="none").click()
-    assert maps(page) == [] and explorer.get_by_alt_text("photograph 0.jpg").is_visible()
+    assert maps(page) == [] and explorer.get_by_alt_text("image 0.jpg").is_visible()
     explorer.get_by_role("button", name="all").click()
     shown = explorer.locator(".map").first
     first = shown.get_attribute("src")
-    assert shown.get_attribute("alt") == "ttame: where it sees tabby in 0.jpg"
+    assert shown.get_attribute("alt") == "ttame: explanation of tabby in 0.jpg"
     explorer.get_by_label("Class").select_option("7")
     second = shown.get_attribute("src")
     assert second != first and maps(page) == ["ttame", "gradcam"]
-    assert shown.get_attribute("alt") == f"ttame: where it sees {ATTACK} in 0.jpg"
+    assert shown.get_attribute("alt") == f"ttame: explanation of {ATTACK} in 0.jpg"
     assert explorer.get_by_text("no map of this class").is_visible()
     explorer.get_by_role("radio", name="0.jpg").focus()
     page.keyboard.press("ArrowRight")
     assert explorer.get_by_role("radio", name="1.jpg").is_checked()
     assert shown.get_attribute("src") not in (first, second)
-    assert shown.get_attribute("alt") == "ttame: where it sees tabby in 1.jpg"  # it has no class 7
+    assert shown.get_attribute("alt") == "ttame: explanation of tabby in 1.jpg"  # it has no class 7
     explorer.locator(".thumbnails label").first.click()
     assert shown.get_attribute("src") == first
 
@@ -221,28 +222,28 @@ def test_overlays_are_those_of_visualize(opened: Open) -> None:
     view = views()[0]
     shown = {"ttame": min_max(torch.tensor(view.maps["ttame", 4])[None])[0], "flat": torch.ones(7, 7)}
     for look, alpha in (("jet", 1.0), ("viridis", 0.5)):
-        page.get_by_label("Look").select_option(look)
+        page.get_by_label("Display").select_option(look)
         page.get_by_label("Opacity").fill(str(int(100 * alpha)))
         for method, values in shown.items():
             box = page.locator("figure", has=page.locator(f".map[data-method={method}]")).locator(".stack")
             found = Image.open(io.BytesIO(box.screenshot())).convert("RGB")
-            expected = overlay(view.photo.resize(found.size), values, None, alpha, look)
+            expected = overlay(view.image.resize(found.size), values, None, alpha, look)
             inner = (slice(8, -8), slice(8, -8))  # without the rounded corners
             difference = np.abs(np.asarray(found, float) - np.asarray(expected, float))[inner]
             assert difference.mean() < 4 and np.quantile(difference, 0.98) < 25
 
 
-def test_masked_photograph(opened: Open) -> None:
+def test_masked_image(opened: Open) -> None:
     """At full opacity it is mask * image, what a CNN sees in AD and IC."""
     page = opened()
-    page.get_by_label("Look").select_option("masked")
+    page.get_by_label("Display").select_option("masked")
     assert page.get_by_label("Opacity").input_value() == "100"
     stack = page.locator("figure", has=page.locator(".map[data-method=ttame]")).locator(".stack")
     found = Image.open(io.BytesIO(stack.screenshot())).convert("RGB")
     view = views()[0]
     mask = min_max(torch.tensor(view.maps["ttame", 4])[None])[0].numpy().astype(np.float32)
     mask = np.asarray(Image.fromarray(mask).resize(found.size, Image.Resampling.BILINEAR))[:, :, None]
-    expected = mask * np.asarray(view.photo.resize(found.size), float)
+    expected = mask * np.asarray(view.image.resize(found.size), float)
     assert np.abs(np.asarray(found, float) - expected)[8:-8, 8:-8].mean() < 4
 
 

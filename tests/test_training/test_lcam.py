@@ -1,4 +1,4 @@
-"""The forms of L-CAM, from options to explanations."""
+"""The forms of L-CAM, from arguments to explanations."""
 
 import csv
 import json
@@ -13,10 +13,7 @@ from tame.attention.loss import AttentionLoss
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import BACKBONES
 from tame.cli.main import main
-from tame.options import TrainOptions
 from tame.presets import PRESETS
-from tame.training.setup import resolve_choices
-from tame.training.train import train
 from tame.utils.checks import InputError
 from toys import TOY_SPECS, seeded
 
@@ -24,16 +21,13 @@ METHODS = {"lcam-img": "lcam_img", "lcam-img-a": "lcam_img", "lcam-fm": "lcam_fm
 
 
 @pytest.fixture
-def options(toy_backbone, photographs, tmp_path, monkeypatch):
-    for variable in "DATA", "LIST":
-        monkeypatch.delenv(variable, raising=False)
+def lcam(run_toy):
+    """Return ``lcam("lcam-img", ...)``: train a form for one epoch, and return the folder."""
 
-    def make(attention, **choices):
-        small = {"epochs": 1, "batch_size": 4, "device": "cpu", "num_workers": 0, "init_images": 8}
-        where = {"backbone": toy_backbone, "data": str(photographs), "out": str(tmp_path / "run")}
-        return TrainOptions(**{**where, **small, "attention": attention, **choices})
+    def run(attention, **choices):
+        return run_toy(**{"epochs": 1, "lr": None, "attention": attention, **choices}).folder
 
-    return make
+    return run
 
 
 def terms(out):
@@ -43,8 +37,8 @@ def terms(out):
 
 @pytest.mark.parametrize("attention", LCAM_FORMS)
 @pytest.mark.parametrize("preset", PRESETS)
-def test_every_form_trains_without_being_told_how(options, attention, preset):
-    out = train(options(attention, preset=preset))
+def test_every_form_trains_without_being_told_how(lcam, attention, preset):
+    out = lcam(attention, preset=preset)
     metadata = json.loads((out / "metadata.json").read_text())
     assert metadata["attention"] == attention
     assert metadata["layers"] == ["stage3"]  # the last of the preset's
@@ -58,22 +52,20 @@ def test_every_form_trains_without_being_told_how(options, attention, preset):
 
 
 @pytest.mark.parametrize("attention", LCAM_FORMS)
-def test_training_moves_every_form(options, tmp_path, attention):
-    start = load_file(train(options(attention, epochs=0, out=str(tmp_path / "start"))) / "attention.safetensors")
-    after = load_file(train(options(attention, lr=0.5)) / "attention.safetensors")
+def test_training_moves_every_form(lcam, tmp_path, attention):
+    start = load_file(lcam(attention, epochs=0, out=tmp_path / "start") / "attention.safetensors")
+    after = load_file(lcam(attention, lr=0.5) / "attention.safetensors")
     assert all((after[name] - start[name]).abs().max() > 1e-4 for name in ("op.weight", "op.bias"))
 
 
-def test_masking_features_and_masking_the_image_are_not_the_same(options, tmp_path):
-    ends = [train(options(name, lr=0.5, out=str(tmp_path / name))) for name in ("lcam-img-a", "lcam-fm-a")]
+def test_masking_features_and_masking_the_image_are_not_the_same(lcam, tmp_path):
+    ends = [lcam(name, lr=0.5, out=tmp_path / name) for name in ("lcam-img-a", "lcam-fm-a")]
     images, features = (load_file(folder / "attention.safetensors")["op.weight"] for folder in ends)
     assert not torch.allclose(images, features, atol=1e-4)
 
 
 @pytest.mark.parametrize("attention", LCAM_FORMS)
-def test_a_trained_form_explains_and_is_evaluated(
-    options, toy_backbone, photographs, tmp_path, capsys, monkeypatch, attention
-):
+def test_a_trained_form_explains_and_is_evaluated(toy_backbone, photographs, tmp_path, capsys, monkeypatch, attention):
     monkeypatch.chdir(tmp_path)
     arguments = ["--backbone", toy_backbone, "--device", "cpu", "--num-workers", "0"]
     small = ["--epochs", "1", "--batch-size", "8", "--init-images", "4"]
@@ -90,28 +82,20 @@ def test_a_trained_form_explains_and_is_evaluated(
     assert method in capsys.readouterr().out
 
 
-def test_an_asked_layer_is_read(options):
-    out = train(options("lcam-fm", layers="stage2"))
+def test_an_asked_layer_is_read(lcam):
+    out = lcam("lcam-fm", layers=["stage2"])
     assert json.loads((out / "metadata.json").read_text())["layers"] == ["stage2"]
 
 
-def test_features_whose_mask_changes_nothing_are_refused(options, monkeypatch, tmp_path):
+def test_features_whose_mask_changes_nothing_are_refused(lcam, monkeypatch, tmp_path):
     """After the last block of a transformer with a class token the patches no longer reach the logits."""
     spec = seeded(TOY_SPECS["vit"])
     monkeypatch.setitem(BACKBONES._entries, spec.name, spec)
     with pytest.raises(InputError, match=r"encoder_layer_2 do not reach the logits.*name an earlier layer"):
-        train(options("lcam-fm", backbone=spec.name, preset="paper"))
+        lcam("lcam-fm", backbone=spec.name, preset="paper")
     assert not (tmp_path / "run").exists()
-    train(options("lcam-img", backbone=spec.name, preset="paper"))  # a mask of the image does
-    train(options("lcam-fm", backbone=spec.name, preset="released", resume=False))
-
-
-def test_choices_of_an_lcam_can_be_overridden():
-    choices = resolve_choices(TrainOptions(attention="lcam-img", loss="ranked", init="random", lr=0.3, epochs=5))
-    assert (choices.loss, choices.init, choices.trainable) == ("ranked", "random", "all")
-    assert (choices.max_lr, choices.epochs) == (0.3, 5)
-    assert resolve_choices(TrainOptions(attention="lcam-fm-a", loss="cross-entropy")).loss == "cross-entropy"
-    assert resolve_choices(TrainOptions(attention="ttame", loss="cross-entropy", trainable="all")).trainable == "all"
+    lcam("lcam-img", backbone=spec.name, preset="paper")  # a mask of the image does
+    lcam("lcam-fm", backbone=spec.name, preset="released", resume=False)
 
 
 def test_the_literal_gradient_of_a_feature_mask(toy_classifier, toy_images):

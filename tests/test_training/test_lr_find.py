@@ -1,31 +1,29 @@
 import csv
-from dataclasses import asdict
+import json
 
 import pytest
 import torch
 
 from tame.attention import build_attention
 from tame.cli.main import main
-from tame.options import LrFindOptions
 from tame.training import lr_find as module
-from tame.training.lr_find import LrCurve, lr_find, range_test, smooth, suggest
-from tame.training.setup import set_up, start, with_attention
+from tame.training.build import build
+from tame.training.images import TrainingImages
+from tame.training.lr_find import LrCurve, LrRange, lr_find, range_test, smooth, suggest
+from tame.training.plan import Hardware, Output, resolve
+from tame.training.recipe import Recipe
 from tame.utils.checks import InputError
-from tame.utils.io import write_json
-from toys import TOY_SPECS, seeded
 
 
 @pytest.fixture
-def options(toy_backbone, photographs, tmp_path, monkeypatch):
-    for variable in "DATA", "LIST":
-        monkeypatch.delenv(variable, raising=False)
+def find(toy, photographs, tmp_path, monkeypatch):
+    """Return ``find(steps=20, ...)``: a range test of the toy classifier, with ``tmp_path`` as the working folder."""
     monkeypatch.chdir(tmp_path)
 
-    def make(**choices):
-        small = {"batch_size": 4, "device": "cpu", "num_workers": 0, "init_images": 8, "steps": 12}
-        return LrFindOptions(**{"backbone": toy_backbone, "data": str(photographs), **small, **choices})
+    def run(**choices):
+        return lr_find(toy(), **{"data": photographs, "batch_size": 4, "init_images": 8, "steps": 12, **choices})
 
-    return make
+    return run
 
 
 def read(folder):
@@ -33,9 +31,9 @@ def read(folder):
         return list(csv.DictReader(file))
 
 
-def test_rates_grow_exponentially_whatever_the_schedule_of_training(options, tmp_path):
+def test_rates_grow_exponentially_whatever_the_schedule_of_training(find, tmp_path):
     """12 steps are two epochs and a half; Lightning's ramp leaves out its second value."""
-    found = lr_find(options(min_lr=1e-4, max_lr=1e-1))
+    found = find(min_lr=1e-4, max_lr=1e-1)
     assert found.curve.lrs == pytest.approx([1e-4] + [1e-4 * 1000 ** (step / 12) for step in range(2, 13)])
     rows = read(tmp_path / "runs" / "toy_cnn-lr-find")
     assert [float(row["lr"]) for row in rows] == found.curve.lrs
@@ -43,7 +41,7 @@ def test_rates_grow_exponentially_whatever_the_schedule_of_training(options, tmp
     assert [float(row["smoothed"]) for row in rows] == found.smoothed
 
 
-def test_the_optimiser_steps_at_the_recorded_rate(options, monkeypatch):
+def test_the_optimiser_steps_at_the_recorded_rate(find, monkeypatch):
     rates, momenta = [], []
 
     class Watching(module._Probe):
@@ -52,29 +50,29 @@ def test_the_optimiser_steps_at_the_recorded_rate(options, monkeypatch):
             momenta.extend(group["momentum"] for group in optimizer.param_groups)
 
     monkeypatch.setattr(module, "_Probe", Watching)
-    found = lr_find(options())
+    found = find()
     assert rates == found.curve.lrs
     assert set(momenta) == {0.9}  # of no cycle
 
 
 @pytest.mark.parametrize("choices", [{}, {"preset": "released"}, {"attention": "lcam-fm"}])
-def test_the_model_is_untouched_and_nothing_is_left_behind(options, tmp_path, choices):
-    made = with_attention(options(min_lr=1e-3, max_lr=1.0, epochs=1, **choices), TOY_SPECS["cnn"])
-    setup = set_up(made, seeded(TOY_SPECS["cnn"]), "cpu")
-    start(setup, made)
-    before = {name: value.clone() for name, value in setup.model.state_dict().items()}
+def test_the_model_is_untouched_and_nothing_is_left_behind(toy, photographs, tmp_path, choices):
+    recipe = Recipe(epochs=1, batch_size=4, init_images=8, **choices)
+    plan = resolve(toy(), TrainingImages(photographs), recipe, Hardware(), 0, Output(tmp_path / "run"))
+    training = build(plan)
+    before = {name: value.clone() for name, value in training.model.state_dict().items()}
     files = sorted(tmp_path.rglob("*"))
-    curve = range_test(setup, made, {"accelerator": "cpu"})
-    after = setup.model.state_dict()
+    curve = range_test(training, LrRange(1e-3, 1.0, 12))
+    after = training.model.state_dict()
     assert before.keys() == after.keys()
     assert all(torch.equal(value, after[name]) for name, value in before.items())
     assert len(curve.losses) == 12 and len(set(curve.losses)) > 6  # the rates did something, on other batches
     assert sorted(tmp_path.rglob("*")) == files
 
 
-def test_only_the_two_files_are_written(options, tmp_path):
+def test_only_the_two_files_are_written(find, tmp_path):
     before = set(tmp_path.rglob("*"))
-    found = lr_find(options(out="found"))
+    found = find(out="found")
     assert set(tmp_path.rglob("*")) - before == {
         tmp_path / "found", tmp_path / "found" / "lr_find.csv", tmp_path / "found" / "lr_find.png",
     }  # fmt: skip
@@ -83,45 +81,53 @@ def test_only_the_two_files_are_written(options, tmp_path):
 
 
 @pytest.mark.parametrize("attention", ["ttame-no-skip", "lcam-img-a"])
-def test_a_loss_that_explodes_ends_the_test(options, attention, monkeypatch):
+def test_a_loss_that_explodes_ends_the_test(find, attention):
     """A mechanism whose weights overflow gives NaN; the curve ends before it."""
-    found = lr_find(options(attention=attention, init="random", min_lr=1.0, max_lr=1e38, steps=60, preset="released"))
+    found = find(attention=attention, init="random", min_lr=1.0, max_lr=1e38, steps=60, preset="released")
     assert len(found.curve.losses) < 60
     assert torch.tensor(found.curve.losses).isfinite().all()
 
 
-def test_a_loss_that_is_never_finite_is_said(options, monkeypatch):
+def test_a_loss_that_is_never_finite_is_an_error(find, monkeypatch):
     def broken(*arguments):
         attention = build_attention(*arguments)
         for parameter in attention.parameters():
             parameter.data.fill_(torch.nan)
         return attention
 
-    monkeypatch.setattr("tame.training.setup.build_attention", broken)
+    monkeypatch.setattr("tame.training.build.build_attention", broken)
     with pytest.raises(InputError, match=r"the loss is not finite at the smallest learning rate, 1e-05"):
-        lr_find(options(init="random", preset="released"))
+        find(init="random", preset="released")
 
 
 @pytest.mark.parametrize(
     ("choices", "message"),
     [
-        ({"min_lr": 0.0}, "expected 0 < --min-lr < --max-lr, got 0 and 10"),
-        ({"min_lr": 1.0, "max_lr": 1.0}, "expected 0 < --min-lr < --max-lr, got 1 and 1"),
-        ({"max_lr": float("nan")}, "expected 0 < --min-lr < --max-lr, got 1e-05 and nan"),
+        ({"min_lr": 0.0}, "expected 0 < min_lr < max_lr, got 0 and 10"),
+        ({"min_lr": 1.0, "max_lr": 1.0}, "expected 0 < min_lr < max_lr, got 1 and 1"),
+        ({"max_lr": float("nan")}, "expected 0 < min_lr < max_lr, got 1e-05 and nan"),
         ({"max_lr": float("inf")}, "got 1e-05 and inf"),
-        ({"steps": 9}, "expected --steps of at least 10, got 9"),
-        ({"attention": "lcam-fm", "trainable": "shared"}, "expected --trainable all for lcam-fm"),
-        ({"data": "/nowhere"}, "expected a folder in --data, got '/nowhere'"),
+        ({"steps": 9}, "expected steps of at least 10, got 9"),
+        ({"attention": "lcam-fm", "trainable": "shared"}, "expected trainable all for lcam-fm"),
+        ({"data": "/nowhere"}, "expected a folder as data, got '/nowhere'"),
     ],
 )
-def test_what_cannot_be_used_is_refused_before_any_work(options, tmp_path, choices, message):
+def test_what_cannot_be_used_is_refused_before_any_work(find, tmp_path, choices, message):
     with pytest.raises(InputError, match=message):
-        lr_find(options(**choices))
+        find(**choices)
     assert not (tmp_path / "runs").exists()
 
 
-def test_no_epochs_of_the_training_do_not_matter(options):
-    assert lr_find(options(epochs=0)).curve == lr_find(options(epochs=3, lr=0.7, devices=9)).curve
+def test_a_file_as_the_folder_is_refused(find, tmp_path):
+    (tmp_path / "file").write_text("mine")
+    with pytest.raises(InputError, match=r"expected a folder as out, got the file file$"):
+        find(out="file")
+
+
+def test_the_same_test_again_gives_the_same_curve(find):
+    """In the folder of the first: nothing there is refused."""
+    assert find().curve == find().curve
+    assert find(seed=1).curve != find().curve
 
 
 def test_smoothing_written_out():
@@ -174,9 +180,10 @@ def test_noise_alone_hardly_ever_gives_a_suggestion():
 @pytest.mark.parametrize(
     ("place", "words"), [(3, "Suggested learning rate: --lr 0.0005\n"), (None, "No learning rate can be suggested")]
 )
-def test_the_command_says_what_it_found(options, tmp_path, monkeypatch, capsys, place, words):
-    """With the options that training saved."""
-    write_json(tmp_path / "config.json", asdict(options()))
+def test_the_command_says_what_it_found(find, photographs, tmp_path, monkeypatch, capsys, place, words):
+    """With arguments from a file."""
+    arguments = {"backbone": "toy_cnn", "data": str(photographs), "batch_size": 4, "init_images": 8, "steps": 12}
+    (tmp_path / "config.json").write_text(json.dumps(arguments | {"device": "cpu"}))
     monkeypatch.setattr(module, "suggest", lambda curve: None if place is None else curve.lrs[place])
     assert main(["lr-find", "--config", "config.json", "--max-lr", "1.25", "--min-lr", "1e-5"]) == 0
     out = capsys.readouterr().out

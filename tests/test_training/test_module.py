@@ -142,7 +142,7 @@ def test_checkpoint_holds_the_mechanism_alone(model, images, tmp_path):
 def test_a_loss_that_is_no_number_stops_the_run(model, images, value):
     with torch.no_grad():
         model.attention.fuser.bias.fill_(value)
-    with pytest.raises(InputError, match=r"the loss is nan at step 0: lower --lr, or set --clip"):
+    with pytest.raises(InputError, match=r"the loss is nan at step 0: use a lower lr, or set clip"):
         fit(module(model, "ranked"), images)
 
 

@@ -1,4 +1,4 @@
-"""The settings that a run's folder belongs to."""
+"""The check that a run folder belongs to the current settings."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def test_the_same_settings_continue(tmp_path: Path, now: dict[str, Any]) -> None
 @pytest.mark.parametrize(
     ("changed", "message"),
     [
-        ({"seed": 1}, "other settings: seed 0, not 1. Give another --out"),
+        ({"seed": 1}, r"other settings: seed 0, not 1. Choose another output folder \(out\)"),
         ({"plan": {"steps": 8}}, r"other settings: plan\.steps 7, not 8"),
         ({"checkpoint": "/new/place", "checkpoint_sha256": "xyz"}, "checkpoint '/old/place', not '/new/place'"),
         ({"method": "rise"}, "method unset, not 'rise'"),

@@ -1,4 +1,4 @@
-"""Kept memory: large tensors fault their pages in once, and only where that is wanted."""
+"""With kept memory, the pages of large tensors are only faulted in once; the environment can turn this off."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from tame.utils.memory import keep_memory
 
 done = keep_memory()
 for _ in range(20):
-    torch.ones(2**24)  # 64 MiB; the first ones still find their places
+    torch.ones(2**24)  # 64 MiB; warm-up
 before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 for _ in range(5):
     torch.ones(2**24)

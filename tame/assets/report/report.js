@@ -244,16 +244,16 @@
       make("figcaption", {}, title, ...(note ? [make("small", {}, note)] : [])), make("div", { class: "stack" }, ...pictures));
 
     function overlay(method, shown) {
-      const found = view.maps[method]?.[shown.index], under = make("img", { src: view.photo, alt: "" });
+      const found = view.maps[method]?.[shown.index], under = make("img", { src: view.image, alt: "" });
       if (!found) return panel(method, "", under, make("p", { class: "missing" }, "no map of this class"));
-      const alt = `${method}: where it sees ${shown.name} in ${view.file}`;
+      const alt = `${method}: explanation of ${shown.name} in ${view.file}`;
       return panel(method, found.note, under, make("img", { class: "map", src: found.src, alt, "data-method": method }));
     }
 
     function show() {
       const shown = view.classes[classes.selectedIndex];
       const chosen = [...document.querySelectorAll("#explorer .choices :checked")].map((box) => box.value);
-      overlays.replaceChildren(panel("photograph", "", make("img", { src: view.photo, alt: `photograph ${view.file}` })),
+      overlays.replaceChildren(panel("Image", "", make("img", { src: view.image, alt: `image ${view.file}` })),
         ...chosen.map((method) => overlay(method, shown)));
       find("#shown").textContent = `${view.file}, image ${data.views.indexOf(view) + 1} of ${data.views.length}; ` +
         `${shown.name} (${shown.index}) with confidence ${percent(shown.confidence)}`;
@@ -278,11 +278,11 @@
       show();
     }
 
-    data.views.forEach(({ file, photo }, number) => {
+    data.views.forEach(({ file, image }, number) => {
       const radio = make("input", { type: "radio", name: "image", value: number, autocomplete: "off" });
       radio.checked = number === 0;
       radio.addEventListener("change", () => pick(number));
-      find(".thumbnails").append(make("label", { title: file }, radio, make("img", { src: photo, alt: file })));
+      find(".thumbnails").append(make("label", { title: file }, radio, make("img", { src: image, alt: file })));
     });
     for (const method of data.methods) {
       const box = make("input", { type: "checkbox", value: method, checked: "", autocomplete: "off" });

@@ -1,1 +1,1 @@
-"""Transformer blocks, described once per family: LRP, IIA and attention flow read them here."""
+"""Blocks of vision transformers, described once per family and read by LRP, IIA and attention flow."""

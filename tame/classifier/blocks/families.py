@@ -1,4 +1,4 @@
-"""Where the parts of each known transformer lie: its quirks stay in this file."""
+"""The blocks of torchvision's and timm's vision transformers: everything specific to one of them is in this file."""
 
 from __future__ import annotations
 
@@ -16,16 +16,17 @@ from tame.utils.checks import InputError
 
 
 def open_transformer(classifier: FrozenClassifier) -> Transformer:
-    """Find the operations of a transformer with a class token, torchvision's or timm's.
+    """Return the operations of a vision transformer with a class token, torchvision's or timm's.
 
-    The classifier stays as it is: the opened network shares its parameters. torchvision's fused attention is
-    opened by computing queries, keys and values from its ``in_proj`` parameters.
+    The classifier does not change; its parameters are shared. Queries, keys and values of torchvision's fused
+    attention are computed from its ``in_proj`` parameters.
 
     Raises:
-        InputError: For another network, one without a class token, or one whose opened form answers otherwise.
+        InputError: For another network, one without a class token, or one whose logits differ when its operations are
+            run one by one.
     """
     module, name = classifier.module, classifier.spec.name
-    timm = sys.modules.get("timm.models.vision_transformer")  # whoever built one of timm's has imported it
+    timm = sys.modules.get("timm.models.vision_transformer")  # imported if the classifier is timm's
     if isinstance(module, VisionTransformer):
         transformer = _from_torchvision(module, name)
     elif timm is not None and isinstance(module, timm.VisionTransformer):
@@ -40,7 +41,7 @@ def class_token_grid(classifier: FrozenClassifier) -> TokenLayout:
     """Return the classifier's token layout.
 
     Raises:
-        InputError: If it has no tokens, or no class token before them.
+        InputError: If it has no tokens, or no class token before the patches.
     """
     layout = classifier.spec.tokens
     if layout is None or not layout.prefix:
@@ -52,7 +53,7 @@ def class_token_grid(classifier: FrozenClassifier) -> TokenLayout:
 def _refused(what: str) -> InputError:
     return InputError(
         "expected a transformer whose class token is classified, torchvision's or timm's VisionTransformer, "
-        f"to open its attention, got {what}"
+        f"to read its attention, got {what}"
     )
 
 
@@ -123,7 +124,7 @@ def _layer_norm(norm: nn.Module, name: str) -> nn.LayerNorm:
 
 
 def _check_same_answer(classifier: FrozenClassifier, transformer: Transformer) -> None:
-    """Find out now, on a random input, whether something of the network was overlooked."""
+    """Check on a random image that the operations give the classifier's own logits."""
     shape = (1, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
     with exact_graph(images.device), torch.no_grad():

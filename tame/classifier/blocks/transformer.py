@@ -1,4 +1,4 @@
-"""A transformer opened into its operations: the same arithmetic, with every intermediate value in hand."""
+"""A transformer as a sequence of operations: the same computation, with every intermediate value returned."""
 
 from __future__ import annotations
 
@@ -11,17 +11,19 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tame.classifier.target_logits import target_logits
+
 
 @dataclass(frozen=True)
 class ForwardRules:
-    """How the opened forward pass treats each kind of operation; the default computes what the classifier does.
+    """How a forward pass computes each kind of operation; by default as the classifier does.
 
-    Rules that return the same values with another gradient turn the gradient into a relevance.
+    Rules that return the same values with another gradient turn the gradient into a relevance (CP-LRP).
 
     Attributes:
         norm: LayerNorm and its input -> its output.
         activation: Activation and its input u -> its output.
-        scores: Input of the attention -> what queries and keys are computed from.
+        scores: Input of the attention -> input of queries and keys.
     """
 
     norm: Callable[[nn.LayerNorm, Tensor], Tensor] = lambda norm, values: norm(values)
@@ -33,7 +35,7 @@ PLAIN = ForwardRules()
 
 
 class BlockPass(NamedTuple):
-    """What a block computed. B images, n tokens of D values, H heads of d values, M hidden values.
+    """Intermediate values of a block. B images, n tokens of D values, H heads of d values, M hidden values.
 
     Attributes:
         tokens: The block's input x (B, n, D).
@@ -72,13 +74,13 @@ class Block:
 
     Attributes:
         norm1: Before the attention.
-        qkv_weight: Rows of queries, keys and values one after the other, heads contiguous in each, (3 * H * d, D).
+        qkv_weight: Rows of all queries, then keys, then values; heads are contiguous in each, (3 * H * d, D).
         qkv_bias: (3 * H * d,), or None.
         heads: Number H of heads.
         out: Output projection of the attention.
         norm2: Before the hidden layer.
         fc1: Into the hidden layer.
-        activation: Of the hidden layer.
+        activation: Activation of the hidden layer.
         fc2: Out of the hidden layer.
     """
 
@@ -121,12 +123,20 @@ class Block:
             middle, middle_normed, hidden, mlp, middle + mlp,
         )  # fmt: skip
 
+    def run_with_attention(self, tokens: Tensor, attention: Tensor) -> Tensor:
+        """Run the block on tokens (B, n, D) with ``attention`` (B, H, n, n) instead of its own: output (B, n, D)."""
+        third = len(self.qkv_weight) // 3
+        bias = None if self.qkv_bias is None else self.qkv_bias[-third:]
+        values = self.split(F.linear(self.norm1(tokens), self.qkv_weight[-third:], bias))
+        middle = tokens + self.out(self.merge(attention @ values))
+        return middle + self.fc2(self.activation(self.fc1(self.norm2(middle))))
+
 
 class EncoderPass(NamedTuple):
-    """What the blocks from the asked one on computed, and what followed.
+    """Intermediate values of the blocks from a start block on, of the final norm and of the head.
 
     Attributes:
-        blocks: One per block.
+        blocks: Intermediate values per block.
         tokens: z, the final norm of the last block's output (B, n, D).
         logits: head(z of the class token) (B, K).
     """
@@ -138,13 +148,13 @@ class EncoderPass(NamedTuple):
 
 @dataclass(frozen=True)
 class Transformer:
-    """A classifier of tokens, the class token first.
+    """A transformer that classifies its class token, the first token.
 
     Attributes:
         embed: Normalised images (B, C, H, W) -> tokens (B, n, D), positions added.
-        blocks: Its blocks, first one first.
+        blocks: The blocks, the first block first.
         norm: Final norm.
-        head: From the class token to the logits.
+        head: Class token -> logits.
     """
 
     embed: Callable[[Tensor], Tensor]
@@ -169,24 +179,23 @@ class Transformer:
         Args:
             inputs: Normalised images (B, C, H, W); call within `exact_graph`.
             targets: Class t of each image, (B,).
-            start: First block with a gradient; nothing of those before it is stored.
+            start: First block with a gradient; no activations of the blocks before it are stored.
 
         Returns:
-            The pass and one gradient (B, H, n, n) per block.
+            The intermediate values, and one gradient (B, H, n, n) per block.
         """
         with torch.no_grad():
             tokens = self.embed(inputs)
             for block in self.blocks[:start]:
                 tokens = block.run(tokens).output
         seen = self.run(tokens.requires_grad_(), start=start)
-        # images do not influence one another, so the gradient of the sum holds each image's own gradient
-        total = seen.logits.gather(1, targets.clone().unsqueeze(1)).sum()
+        total = target_logits(seen.logits, targets).sum()
         return seen, torch.autograd.grad(total, [block.attention for block in seen.blocks])
 
 
 @contextmanager
 def exact_graph(device: torch.device) -> Iterator[None]:
-    """Record a graph whatever the caller's grad mode, in full precision: relevances divide by small numbers."""
+    """Enable autograd whatever the caller's grad mode, and disable autocast: relevances divide by small numbers."""
     with torch.inference_mode(False), torch.enable_grad(), torch.autocast(device.type, enabled=False):
         yield
 
@@ -195,10 +204,10 @@ def class_token_row(maps: Sequence[Tensor]) -> Tensor:
     """Return the class token's row of ``(I + C_L) ... (I + C_2) (I + C_1)``, without forming the product.
 
     Args:
-        maps: C_l of the blocks, first one first, each (B, n, n), rows are queries.
+        maps: C_l of the blocks, the first block first, each (B, n, n), rows are queries.
 
     Returns:
-        (B, n), the class token's own column first.
+        (B, n); the class token's own column comes first.
 
     Example:
         >>> class_token_row([torch.tensor([[[0., 1.], [2., 0.]]]), torch.tensor([[[0., 3.], [0., 0.]]])])

@@ -1,1 +1,1 @@
-"""What a network says about itself: one recorded pass tells its layers, its tokens and the layers to read."""
+"""Infer the layers, tokens and feature layers of a network from one recorded forward pass."""

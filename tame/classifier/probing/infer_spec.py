@@ -1,4 +1,4 @@
-"""From a network and what is known of it to a complete spec: the rest is inferred from one pass."""
+"""Complete the specification of a classifier: what the user does not say is inferred from one forward pass."""
 
 from __future__ import annotations
 
@@ -16,34 +16,34 @@ from tame.classifier.spec import BackboneSpec, Preprocessing
 from tame.types import MaskingKind, ScoreKind
 from tame.utils.checks import InputError
 
-USUAL = Preprocessing(256, 224)
-"""ImageNet's."""
+IMAGENET_PREPROCESSING = Preprocessing(256, 224)
+"""Usual preprocessing of ImageNet classifiers: resize to 256 pixels, crop 224 x 224."""
 
 
 def infer_spec(
     name: str,
     build: Callable[[], nn.Module],
     overrides: SpecOverrides,
-    usual: Preprocessing = USUAL,
+    preprocessing: Preprocessing = IMAGENET_PREPROCESSING,
     weights: Mapping[str, Callable[[], Mapping[str, Tensor] | None]] | None = None,
 ) -> BackboneSpec:
-    """Infer the spec of a network from one pass: number of classes and layout of tokens, unless the overrides say them.
+    """Infer the spec of a network from one forward pass: number of classes and token layout, unless overridden.
 
     Args:
-        name: What the classifier is called.
-        build: Returns the network; it is called once here.
-        overrides: What is known of it.
-        usual: Preprocessing, as far as it is not overrides.
-        weights: Its published weights.
+        name: Name of the classifier.
+        build: Function that returns the network; it is called once here.
+        overrides: Properties that are not inferred.
+        preprocessing: Preprocessing where ``overrides`` sets none.
+        weights: Published weights by name, see `BackboneSpec`.
 
     Raises:
-        InputError: If the network refuses its input, or contradicts what is overrides.
+        InputError: If the network cannot be built, rejects its input, or contradicts the overrides.
     """
-    preprocessing = adapted(usual, overrides)
+    preprocessing = override_preprocessing(preprocessing, overrides)
     module = _built(name, build).eval()
     logits, output = read_logits(module, preprocessing.shape, _output(overrides))
     found = 1 if logits.ndim == 1 else logits.shape[1]
-    single = found == 1 and overrides.score != "sigmoid"  # one logit tells two classes apart
+    single = found == 1 and overrides.score != "sigmoid"  # one logit separates two classes
     count = overrides.count or (2 if single else found)
     tokens = overrides.tokens or find_tokens(module, preprocessing.shape)
     spec = BackboneSpec(
@@ -61,26 +61,27 @@ def infer_spec(
 
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
-    """Build a network, moving no random state."""
+    """Build a network without changing the global random state."""
     try:
         with torch.random.fork_rng(devices=[]):
             module = build()
     except InputError:
         raise
-    except Exception as error:  # a user's function, with a user's arguments
+    except Exception as error:  # a function of the user may raise any error
         raise InputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
-        raise InputError(f"expected {name} to give an nn.Module, got {type(module).__name__}")
+        raise InputError(f"expected {name} to return an nn.Module, got {type(module).__name__}")
     return module
 
 
 def with_overrides(spec: BackboneSpec, overrides: SpecOverrides) -> BackboneSpec:
-    """Return a spec with the overrides in place of its own values.
+    """Return a spec in which overrides replace the spec's own values.
 
     Raises:
-        InputError: For another number of class names than of classes, or a word that is not known.
+        InputError: If the number of class names is not the number of classes, or for an unknown masking, score or
+            interpolation.
     """
-    changes: dict[str, Any] = {"preprocessing": adapted(spec.preprocessing, overrides)}
+    changes: dict[str, Any] = {"preprocessing": override_preprocessing(spec.preprocessing, overrides)}
     if changes["preprocessing"] != spec.preprocessing:
         changes["weights_preprocessing"] = {}
     if overrides.class_names:
@@ -97,44 +98,54 @@ def with_overrides(spec: BackboneSpec, overrides: SpecOverrides) -> BackboneSpec
         changes["score"] = _one_of("score", overrides.score, ScoreKind)
     if overrides.output:
         changes["output"] = _output(overrides)
-    changes |= {word: value for word, value in overrides.known().items() if word in ("cam_layer", "tokens")}
+    changes |= {key: value for key, value in overrides.known().items() if key in ("cam_layer", "tokens")}
     return replace(spec, **changes)
 
 
-def unpublished(name: str, num_classes: int) -> dict[str, Callable[[], Mapping[str, Tensor]]]:
-    """Return the weights of a classifier that has none: asking for them says so."""
+def no_published_weights(name: str, num_classes: int) -> dict[str, Callable[[], Mapping[str, Tensor]]]:
+    """Return the ``weights`` of a spec without published weights: loading them raises an error that says so."""
 
     def refuse() -> Mapping[str, Tensor]:
         raise InputError(
-            f"no weights are published for {name} with {num_classes} classes: give --weights FILE, or --weights random"
+            f"no weights are published for {name} with {num_classes} classes: choose a file of weights, or random ones "
+            '(weights "random")'
         )
 
     return {"published": refuse}
 
 
-def adapted(usual: Preprocessing, overrides: SpecOverrides) -> Preprocessing:
-    """Return preprocessing with the overrides in place of its own values.
+def override_preprocessing(preprocessing: Preprocessing, overrides: SpecOverrides) -> Preprocessing:
+    """Return preprocessing in which overrides replace its own values.
 
-    Where the input's size is given and the resize is not, a square keeps the usual proportion of the two; any other
-    shape shows the whole photograph, squeezed into it.
+    If the input size is overridden and the resize is not, a square input keeps the ratio of resize to crop; for other
+    shapes the whole image is resized to the input size, without regard to its aspect ratio.
     """
-    resize, crop = usual.resize, usual.crop
+    resize, crop = preprocessing.resize, preprocessing.crop
     if overrides.input_size:
         height, width = overrides.input_size
         crop = height if height == width else overrides.input_size
-        square = height == width and isinstance(resize, int)
-        resize = round(height * resize / usual.size[0]) if square else overrides.input_size  # type: ignore[operator] # int
+        if height == width and isinstance(resize, int):
+            resize = round(height * resize / preprocessing.size[0])
+        else:
+            resize = overrides.input_size
     return Preprocessing(
         resize=overrides.resize or resize,
         crop=crop,
-        interpolation=overrides.interpolation or usual.interpolation,
-        mean=overrides.mean or usual.mean,
-        std=overrides.std or usual.std,
+        interpolation=overrides.interpolation or preprocessing.interpolation,
+        mean=overrides.mean or preprocessing.mean,
+        std=overrides.std or preprocessing.std,
     )
 
 
 def resolve_layers(spec: BackboneSpec, module: nn.Module, layers: str | Sequence[str]) -> tuple[str, ...]:
-    """Return module names for a tap set's name, comma-separated names, or names as they are."""
+    """Return the module names of feature layers.
+
+    Args:
+        spec: Specification of the classifier.
+        module: The classifier, in eval mode.
+        layers: Name of a layer set (``paper``, ``released``, ``proposed``; proposed by `propose_layers` if the spec has
+            no such set), module names separated by commas, or a sequence of module names.
+    """
     if isinstance(layers, str):
         if layers in spec.layers:
             return spec.layers[layers]
@@ -148,7 +159,7 @@ def _output(overrides: SpecOverrides) -> Output | None:
     return resolve_output(overrides.output) if isinstance(overrides.output, str) else overrides.output
 
 
-def _one_of(option: str, value: str, known: Any) -> Any:
+def _one_of(name: str, value: str, known: Any) -> Any:
     if value not in get_args(known):
-        raise InputError(f"expected {option} {' or '.join(get_args(known))}, got {value!r}")
+        raise InputError(f"expected {name} {' or '.join(get_args(known))}, got {value!r}")
     return value

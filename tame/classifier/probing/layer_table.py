@@ -1,37 +1,40 @@
-"""What `tame inspect` shows: the layers of a classifier, and which of them can be feature layers."""
+"""List the layers of a classifier, and which of them can be feature layers."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
 
-from tame.classifier.extractor import build_extractor, different, observe
+from tame.classifier.extractor import build_extractor, first_difference, hooked_outputs_and_result
 from tame.classifier.layout import channels_first
 from tame.classifier.outputs import with_output
 from tame.classifier.probing.proposal import propose_from
-from tame.classifier.probing.recorder import random_images, reached, watched
+from tame.classifier.probing.recorder import random_images, reaches_score, recorded_pass
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
 
+if TYPE_CHECKING:
+    import pandas as pd
+
 _IDLE = (nn.Identity.__name__, nn.Dropout.__name__)
-"""Classes of modules that give back what they were given."""
+"""Class names of modules that return their input unchanged in eval mode."""
 
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer of a classifier, at its last call.
+    """One layer of a classifier, as observed in its last call.
 
     Attributes:
         name: As in ``named_modules()``.
-        kind: Class of the module.
-        shape: Of its output for one image, as it is; None where that is no tensor.
-        reaches: Whether most positions of a map or sequence have a gradient of the logits.
+        kind: Class name of the module.
+        shape: Shape of its output for one image, without the batch axis; None if the output is no tensor.
+        reaches: Whether most positions of the map or token sequence have a gradient of the logits.
         possible: Whether it can be a feature layer.
         proposed: Whether it is one of the proposed feature layers.
-        cam: Whether the CAM methods explain it.
+        cam: Whether it is the target layer of the CAM methods.
     """
 
     name: str
@@ -44,45 +47,52 @@ class LayerInfo:
 
 
 @dataclass(frozen=True)
-class Inspection:
-    """What one pass through a classifier shows.
+class LayerTable:
+    """The layers of a classifier, as observed in one forward pass.
 
     Attributes:
-        spec: Of the classifier.
-        layers: In the order in which their last calls end.
-        traced: Whether layers are read from a traced graph; else with hooks.
-        refusal: Why no layers are proposed; empty where some are.
+        spec: Specification of the classifier.
+        layers: Layers in the order in which their last calls end.
+        traced: Whether the proposed layers are read from a graph traced by `torch.fx`, otherwise with forward hooks.
+        refusal: Reason why no layers are proposed; empty if some are.
+        show_all: Print all layers; otherwise those that return maps or tokens, change their input, and are nested no
+            deeper than the proposed ones.
     """
 
     spec: BackboneSpec
     layers: list[LayerInfo]
     traced: bool
     refusal: str = ""
+    show_all: bool = False
 
     @property
     def proposed(self) -> tuple[str, ...]:
         """Names of the proposed layers, earliest first."""
         return tuple(layer.name for layer in self.layers if layer.proposed)
 
-    def text(self, everything: bool = False) -> str:
-        """Return a table of the layers, and the proposal as an option to paste.
+    def frame(self) -> pd.DataFrame:
+        """Return a DataFrame with one row per layer: type, output, reaches_logits, possible, proposed, cam."""
+        import pandas as pd
 
-        Args:
-            everything: Show all layers; else those that give maps or tokens, change what they are given, and have
-                names no deeper than the proposed ones.
-        """
+        rows = [vars(layer) for layer in self.layers]
+        columns = {"kind": "type", "shape": "output", "reaches": "reaches_logits"}
+        return pd.DataFrame(rows).rename(columns=columns).set_index("name")
+
+    def __str__(self) -> str:
+        """Return a table of the layers, with the proposed feature layers below it."""
         spec = self.spec
         head = [
             f"{spec.name}: {spec.num_classes} classes, input {' x '.join(map(str, spec.preprocessing.shape))}, "
-            f"layers are read {'from the traced graph' if self.traced else 'with hooks'}"
+            f"layers are read {'from the traced graph' if self.traced else 'with forward hooks'}"
         ]
         if tokens := spec.tokens:
             rows, columns = tokens.grid
-            head.append(f"tokens: {tokens.prefix} before a grid of {rows} x {columns} patches")
-        shown = [layer for layer in self.layers if everything or self._is_shown(layer)]
+            head.append(f"tokens: {tokens.prefix} prefix, then a grid of {rows} x {columns} patches")
+        shown = [layer for layer in self.layers if self.show_all or self._is_shown(layer)]
         hidden = len(self.layers) - len(shown)
-        foot = [f"{hidden} more layers, inside these or without maps, are listed with --all"] if hidden else []
-        foot.append(f"--layers {','.join(self.proposed)}" if self.proposed else self.refusal)
+        more = f"{hidden} more layers (nested deeper, or without maps or tokens) are listed with the option all"
+        foot = [more] if hidden else []
+        foot.append(f"proposed feature layers: {','.join(self.proposed)}" if self.proposed else self.refusal)
         return "\n".join([*head, "", *_table(shown), "", *foot])
 
     def _is_shown(self, layer: LayerInfo) -> bool:
@@ -91,30 +101,31 @@ class Inspection:
         return layer.proposed or layer.cam or (_has_positions(layer.shape) and not deep and layer.kind not in _IDLE)
 
 
-def inspect_layers(spec: BackboneSpec, module: nn.Module) -> Inspection:
-    """Watch a classifier classify one random image.
+def layer_table(spec: BackboneSpec, module: nn.Module, show_all: bool = False) -> LayerTable:
+    """List the layers of a classifier, observed while it classifies one random image.
 
     Args:
-        spec: Describes its input, classes and tokens.
+        spec: Specification of the classifier.
         module: The classifier, in eval mode.
+        show_all: Print all layers, see `LayerTable`.
 
     Raises:
-        InputError: If it refuses its input, or gives other logits than the spec says.
+        InputError: If the classifier rejects its input, or its logits contradict the spec.
 
     Example:
         >>> from tame.classifier.spec import Preprocessing
         >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog"))
         >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> [(layer.name, layer.shape) for layer in inspect_layers(spec, net.eval()).layers if layer.possible]
+        >>> [(layer.name, layer.shape) for layer in layer_table(spec, net.eval()).layers if layer.possible]
         [('0', (4, 6, 6)), ('1', (4, 6, 6))]
     """
     module = with_output(spec, module)
-    with watched(spec, module) as (calls, score):
+    with recorded_pass(spec, module) as (calls, score):
         last = {call.name: call for call in calls}
         ends = {name: index for index, name in enumerate(call.name for call in calls)}
         outputs = {name: last[name].output for name in sorted(last, key=ends.__getitem__)}
         with_gradient = [name for name, output in outputs.items() if _needs_gradient(output)]
-        hits = reached(score, [outputs[name] for name in with_gradient], spec)
+        hits = reaches_score(score, [outputs[name] for name in with_gradient], spec)
         try:
             proposed, refusal = propose_from(module, calls, score, spec), ""
         except InputError as error:
@@ -133,7 +144,7 @@ def inspect_layers(spec: BackboneSpec, module: nn.Module) -> Inspection:
         )
         for name, output in outputs.items()
     ]
-    return Inspection(spec, layers, _is_traced(spec, module, proposed), refusal)
+    return LayerTable(spec, layers, _is_traced(spec, module, proposed), refusal, show_all)
 
 
 def _needs_gradient(output: Any) -> bool:
@@ -141,7 +152,7 @@ def _needs_gradient(output: Any) -> bool:
 
 
 def _gives_map(output: Tensor, spec: BackboneSpec) -> bool:
-    """Whether an output for one image is a map of more than one position, or the tokens of one."""
+    """Whether an output for one image is a map of more than one position, or a token sequence of the known layout."""
     if len(output) != 1:
         return False
     if output.ndim == 4:
@@ -155,17 +166,17 @@ def _has_positions(shape: tuple[int, ...] | None) -> bool:
 
 
 def _is_traced(spec: BackboneSpec, module: nn.Module, layers: tuple[str, ...]) -> bool:
-    """Whether the layers can be read from a traced graph."""
+    """Whether the layers can be read from a traced graph, with the network's own values."""
     images = random_images(module, spec.preprocessing.shape)
     extractor = build_extractor(module, layers)
     with torch.no_grad():
-        return isinstance(extractor, torch.fx.GraphModule) and not different(
-            extractor, images, *observe(module, layers, images)
+        return isinstance(extractor, torch.fx.GraphModule) and not first_difference(
+            extractor, images, *hooked_outputs_and_result(module, layers, images)
         )
 
 
 def _table(layers: list[LayerInfo]) -> list[str]:
-    """Return lines of aligned columns."""
+    """Return the lines of a table with aligned columns."""
     rows = [("layer", "type", "output", "reaches logits", "feature layer")]
     for layer in layers:
         marks = ["proposed" if layer.proposed else "possible"] if layer.possible else []

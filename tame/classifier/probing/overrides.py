@@ -1,4 +1,4 @@
-"""What a user says of a classifier, in the place of what is inferred from the network."""
+"""Properties of a classifier that a user states, in place of the inferred ones or the backbone's own."""
 
 from __future__ import annotations
 
@@ -13,28 +13,29 @@ from tame.classifier.spec import TokenLayout
 from tame.utils.checks import InputError
 
 IMAGENET = "imagenet"
-"""In the place of a file of class names: the 1000 of ImageNet."""
+"""Used in place of a file of class names: the 1000 classes of ImageNet."""
 
 
 @dataclass(frozen=True)
 class SpecOverrides:
-    """What is known of a classifier; None is inferred from the network, or takes the backbone's own value.
+    """Stated properties of a classifier; those that are None are the backbone's own, or inferred from the network.
 
     Attributes:
-        num_classes: Number of classes K.
-        class_names: One name per class.
-        input_size: (height, width) of its input, pixels.
-        resize: Short side, or (height, width), before the crop; None keeps the backbone's proportion to the input.
+        num_classes: Number K of classes.
+        class_names: One name per class, in index order.
+        input_size: (height, width) of the input, in pixels.
+        resize: Length of the short side, or (height, width), before the crop; default: the backbone's ratio of resize
+            to crop is kept.
         interpolation: ``bilinear`` or ``bicubic``.
-        mean: Per channel, for images in [0, 1]; as many as there are channels.
-        std: Per channel.
-        layers: Feature layers, earliest first.
-        cam_layer: Layer that the CAM methods explain.
-        masking: ``cnn`` or ``vit``.
-        tokens: How a token sequence becomes a map.
-        output: Where the logits are in what the network returns, see `tame.classifier.outputs`.
-        score: ``softmax`` or ``sigmoid``.
-        weights: Path of a state_dict, in a spec file.
+        mean: Mean per channel of images in [0, 1]; its length is the number of channels.
+        std: Standard deviation per channel of images in [0, 1].
+        layers: Feature layers by module name, earliest first.
+        cam_layer: Target layer of the CAM methods.
+        masking: How images are masked, ``cnn`` or ``vit``.
+        tokens: Layout of token sequences.
+        output: Where the logits are in the network's return value, see `tame.classifier.outputs.resolve_output`.
+        score: How logits become confidences, ``softmax`` or ``sigmoid``.
+        weights: Path of a state_dict (only in spec files).
     """
 
     num_classes: int | None = None
@@ -54,23 +55,51 @@ class SpecOverrides:
 
     @property
     def count(self) -> int | None:
-        """Number of classes, as said or by the names; None where neither is known."""
+        """Number of classes, from ``num_classes`` or ``class_names``; None if neither is set."""
         return self.num_classes or (len(self.class_names) if self.class_names else None)
 
     def over(self, other: SpecOverrides) -> SpecOverrides:
-        """Return ``other`` with what is known here in its place."""
+        """Return ``other`` with the values that are set here replacing its own."""
         return replace(other, **self.known())
 
     def known(self) -> dict[str, Any]:
-        """Return what is known, by name."""
+        """Return the values that are set, by name."""
         return {one.name: value for one in fields(self) if (value := getattr(self, one.name)) is not None}
 
 
-def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names, one per line in index order; ``imagenet`` stands for ImageNet's own.
+def overrides_of(
+    num_classes: int | None = None,
+    class_names: str | Path | Sequence[str] | None = None,
+    input_size: str | int | Sequence[int] | None = None,
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+) -> SpecOverrides:
+    """Return the overrides that are arguments of `tame.load_classifier`, parsed.
 
     Raises:
-        InputError: If there is no such file, or it holds an empty line.
+        InputError: For a file of class names or an input size that cannot be read.
+    """
+    if isinstance(class_names, str | Path):
+        names: tuple[str, ...] | None = read_class_names(class_names)
+    else:
+        names = None if class_names is None else tuple(class_names)
+    return SpecOverrides(
+        num_classes=num_classes,
+        class_names=names,
+        input_size=None if input_size is None else read_size("input_size", input_size),
+        mean=None if mean is None else tuple(mean),
+        std=None if std is None else tuple(std),
+    )
+
+
+def read_class_names(path: str | Path) -> tuple[str, ...]:
+    """Read class names from a file.
+
+    Args:
+        path: Text file with one name per line, in index order, or ``imagenet`` for the classes of ImageNet.
+
+    Raises:
+        InputError: If the file cannot be read, or contains an empty line.
     """
     if str(path) == IMAGENET:
         return imagenet_names()
@@ -85,17 +114,24 @@ def read_class_names(path: str | Path) -> tuple[str, ...]:
 
 
 def imagenet_names() -> tuple[str, ...]:
-    """Return ImageNet's class names as torchvision writes them."""
+    """Return the class names of ImageNet, as in torchvision."""
     from torchvision.models import ResNet50_Weights
 
     return tuple(ResNet50_Weights.IMAGENET1K_V1.meta["categories"])
 
 
-def read_size(option: str, value: str | int | Sequence[int]) -> tuple[int, int]:
-    """Return (height, width) of ``224``, ``64x96``, or a sequence of two.
+def read_size(name: str, value: str | int | Sequence[int]) -> tuple[int, int]:
+    """Parse a size: ``224``, ``64x96`` (HEIGHTxWIDTH), or a sequence (height, width).
+
+    Args:
+        name: Name of the argument, for error messages.
+        value: The size, in pixels.
+
+    Returns:
+        (height, width).
 
     Raises:
-        InputError: Naming the option, for anything else.
+        InputError: For any other value.
     """
     parts = value.lower().split("x") if isinstance(value, str) else [value] if isinstance(value, int) else list(value)
     try:
@@ -103,5 +139,5 @@ def read_size(option: str, value: str | int | Sequence[int]) -> tuple[int, int]:
     except ValueError:
         sides = []
     if len(sides) not in (1, 2) or min(sides) < 1:
-        raise InputError(f"expected {option} in pixels, one number or HEIGHTxWIDTH, got {value!r}")
+        raise InputError(f"expected {name} in pixels, one number or HEIGHTxWIDTH, got {value!r}")
     return sides[0], sides[-1]

@@ -1,4 +1,4 @@
-"""One pass through a classifier, watched: what every module was given and put out."""
+"""Record one forward pass of a classifier: the input and output of every module."""
 
 from __future__ import annotations
 
@@ -16,38 +16,48 @@ from tame.utils.checks import InputError
 
 
 class Call(NamedTuple):
-    """One call of a module: its name, the module, the first tensor it was given, and its output."""
+    """One call of a module.
+
+    Attributes:
+        name: As in ``named_modules()``.
+        module: The module.
+        input: Its first input that is a tensor; None if none is.
+        output: Its return value.
+    """
 
     name: str
     module: nn.Module
-    given: Tensor | None
+    input: Tensor | None
     output: Any
 
 
-def watch(module: nn.Module, images: Tensor, name: str) -> tuple[list[Call], Any]:
-    """Run ``module`` on normalised images; return the calls of its parts as they end, and what it returns.
+def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Call], Any]:
+    """Run ``module`` on normalised images and record the calls of its submodules.
 
     Args:
         module: A classifier, in eval mode.
-        images: (B, C, H, W).
-        name: What the classifier is called in messages.
+        images: (B, C, H, W), normalised.
+        name: Name of the classifier, for error messages.
+
+    Returns:
+        The calls in the order in which they end, and the module's return value.
 
     Raises:
-        InputError: If the classifier refuses the images.
+        InputError: If the classifier rejects the images.
     """
     calls: list[Call] = []
 
     def hook_of(part: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def hook(called: nn.Module, arguments: tuple[object, ...], output: object) -> None:
-            given = next((value for value in arguments if isinstance(value, Tensor)), None)
-            calls.append(Call(part, called, given, output))
+            first = next((value for value in arguments if isinstance(value, Tensor)), None)
+            calls.append(Call(part, called, first, output))
 
         return hook
 
     handles = [part.register_forward_hook(hook_of(path)) for path, part in module.named_modules() if path]
     try:
         return calls, module(images)
-    except Exception as error:  # a network can refuse an input in any way
+    except Exception as error:  # a network may reject an input with any error
         raise InputError(
             f"expected {name} to classify images of shape {tuple(images.shape)}, got {type(error).__name__}: {error}"
         ) from error
@@ -57,27 +67,28 @@ def watch(module: nn.Module, images: Tensor, name: str) -> tuple[list[Call], Any
 
 
 def random_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
-    """Return an image (1, C, H, W) as if normalised, always the same, where the module's parameters are."""
+    """Return a fixed standard normal image (1, C, H, W), with the device and dtype of the module's parameters."""
     images = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
     parameter = next(module.parameters(), images)
     return images.to(parameter.device, parameter.dtype)
 
 
 @contextmanager
-def watched(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[list[Call], Tensor]]:
-    """Run a classifier on a random image with a graph; yield the calls of its parts and its largest logit.
+def recorded_pass(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[list[Call], Tensor]]:
+    """Run a classifier on a random image with gradients; yield the calls of its submodules and its largest logit.
 
-    Inside the block layers whose weights are all zero, as last layers and norms of residuals often start, have random
-    ones: they would hide what reaches the logits.
+    Within the context, weights that are all zero (last layers and norms of residual branches are often initialised so)
+    are replaced by random ones, since they would block the gradient of the logits.
     """
-    generator = torch.Generator().manual_seed(0)  # never the caller's: neither used nor moved
+    generator = torch.Generator().manual_seed(0)  # the global random state is neither used nor changed
     weights = (getattr(part, "weight", None) for part in module.modules())
     zero = [weight for weight in weights if isinstance(weight, nn.Parameter) and not weight.any()]
     with torch.inference_mode(False), torch.enable_grad():
         for weight in zero:
             weight.data.copy_(torch.randn(weight.shape, generator=generator))
         try:
-            calls, result = watch(module, random_images(module, spec.preprocessing.shape).requires_grad_(), spec.name)
+            images = random_images(module, spec.preprocessing.shape).requires_grad_()
+            calls, result = record_calls(module, images, spec.name)
             logits = result if isinstance(result, Tensor) else (spec.output or Part("logits"))(result)
             yield calls, logits.amax()
         finally:
@@ -86,7 +97,7 @@ def watched(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[list[Call],
 
 
 def positions(value: Any, spec: BackboneSpec) -> tuple[int, ...] | None:
-    """Return (h, w) of a feature map, (n,) of a sequence, None for anything else that is given or put out."""
+    """Return (h, w) of a feature map, (n,) of a token sequence, and None for other values."""
     if not isinstance(value, Tensor):
         return None
     if value.ndim == 4:
@@ -95,8 +106,8 @@ def positions(value: Any, spec: BackboneSpec) -> tuple[int, ...] | None:
     return (value.shape[1],) if value.ndim == 3 else None
 
 
-def reached(score: Tensor, outputs: list[Tensor], spec: BackboneSpec) -> list[bool]:
-    """Whether the score has a gradient at most positions of each output: a map (B, C, h, w) or tokens (B, n, D)."""
+def reaches_score(score: Tensor, outputs: list[Tensor], spec: BackboneSpec) -> list[bool]:
+    """Whether each output, maps (B, C, h, w) or tokens (B, n, D), has a gradient of the score at most positions."""
     with torch.enable_grad():
         gradients = torch.autograd.grad(score, outputs, retain_graph=True, allow_unused=True) if outputs else ()
     found = []

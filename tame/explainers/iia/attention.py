@@ -5,37 +5,38 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
 from tame.classifier.blocks.families import class_token_grid, open_transformer
-from tame.classifier.blocks.transformer import Block, exact_graph
+from tame.classifier.blocks.transformer import exact_graph
+from tame.classifier.target_logits import target_logits
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.iia.steps import check_steps, image_steps, steps_to_one
 
 
 class AttentionIIA(CheckedExplainer):
-    """IIA for transformers with a class token: gradients times attention on the way to image and last attention.
+    """IIA for transformers with a class token: gradients times attention along two paths.
 
     ``M_l = mean_ij mean_heads ReLU(A_l * d logit_t / dA_l)`` for every block l, with A_l the attention after the
     softmax for the image ``x0 + i / n (x - x0)``, x0 the mean colour (zero after normalisation), and the last block's
-    replaced by the constant ``j / n A_L``, i and j = 0 ... n. ``W_l = I + M_l`` with rows divided by their sums; the
-    map is the class token's row of ``W_L ... W_1``, patches only, (B, gh, gw). Not negative. This is what the
-    released program computes; it has no triple integral for transformers.
+    attention replaced by the constant ``j / n A_L``, i and j = 0 ... n. ``W_l = I + M_l`` with rows divided by their
+    sums; the map is the class token's row of ``W_L ... W_1``, patches only, (B, gh, gw), not negative. This is what
+    the authors' program computes; it has no triple integral for transformers.
 
-    Costs n + 1 forward and (n + 1)^2 backward passes, and the last block's forward pass as often, in the
-    classifier's own precision, also under autocast.
+    Costs n + 1 forward passes, and (n + 1)^2 backward passes and forward passes of the last block, in the classifier's
+    own precision, also under autocast.
 
     Args:
         classifier: The classifier to explain.
-        steps: Number n of steps of both ways.
-        batch_size: Images at a step per pass; the maps do not depend on it, up to rounding.
+        steps: Number n of steps of both paths.
+        batch_size: Interpolated images per pass; it changes the maps by rounding only.
 
     Raises:
-        InputError: If the classifier is no such transformer, or for less than one step or image per pass.
+        InputError: If the classifier is not such a transformer, or for less than one step or one image per pass.
 
-    Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, and its program.
+    Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, and the authors'
+    program.
 
     Example:
         >>> from torchvision.models import VisionTransformer
@@ -86,30 +87,21 @@ class AttentionIIA(CheckedExplainer):
             final = last.run(tokens).attention
         for fraction in steps_to_one(self.steps, images):
             leaf = (fraction * final).requires_grad_()
-            logits = self.transformer.head(self.transformer.norm(run_with_attention(last, tokens, leaf))[:, 0])
-            total = logits.gather(1, targets.unsqueeze(1)).sum()  # images do not influence one another
+            logits = self.transformer.head(self.transformer.norm(last.run_with_attention(tokens, leaf))[:, 0])
+            total = target_logits(logits, targets).sum()
             gradients = torch.autograd.grad(total, [*attentions, leaf], retain_graph=True)
             pairs = zip([*attentions, leaf], gradients, strict=True)
             yield torch.stack([(attention * gradient).detach().relu().mean(1) for attention, gradient in pairs])
-
-
-def run_with_attention(block: Block, tokens: Tensor, attention: Tensor) -> Tensor:
-    """Run a block with ``attention`` (B, H, n, n) in the place of its own: (B, n, D)."""
-    third = len(block.qkv_weight) // 3
-    bias = None if block.qkv_bias is None else block.qkv_bias[-third:]
-    values = block.split(F.linear(block.norm1(tokens), block.qkv_weight[-third:], bias))
-    middle = tokens + block.out(block.merge(attention @ values))
-    return middle + block.fc2(block.activation(block.fc1(block.norm2(middle))))
 
 
 def normalised_row(maps: Tensor) -> Tensor:
     """Return the class token's row of ``W_L ... W_1``, ``W_l = I + M_l`` with rows divided by their sums.
 
     Args:
-        maps: M_l of the blocks, first one first, (L, B, n, n).
+        maps: M_l of all blocks, the first block first, (L, B, n, n).
 
     Returns:
-        (B, n), sums to 1, the class token's own column first.
+        (B, n), which sums to 1; the class token's own column comes first.
 
     Example:
         >>> normalised_row(torch.tensor([[[[0.0, 1.0], [2.0, 1.0]]], [[[0.0, 3.0], [0.0, 0.0]]]]))

@@ -1,4 +1,4 @@
-"""IIA for feature maps: as released, and repaired."""
+"""IIA for feature maps: as in the authors' program, and with its second integral repaired."""
 
 from __future__ import annotations
 
@@ -9,36 +9,39 @@ from torch import Tensor
 
 from tame.classifier import FrozenClassifier
 from tame.classifier.gradients import as_map
-from tame.classifier.split import cut_at
+from tame.classifier.split import split_at
+from tame.classifier.target_logits import target_logits
 from tame.explainers.cams import LayerExplainer, activations_and_gradients
 from tame.explainers.iia.steps import check_steps, image_steps, steps_to_one
 
 
 class ReleasedIIA(LayerExplainer):
-    """IIA for feature maps as its released program computes it: one integral, over the way to the image.
+    """IIA for feature maps as in the authors' program: one integral, over the path to the image.
 
     ``map = sum_i sum_c G(A_i)_c * ReLU(A_i,c)``, ``A_i`` the layer's output for the image ``x0 + i / n (x - x0)``,
     i = 0 ... n, x0 the mean colour (zero after normalisation), ``G(v) = d logit_t / dv`` at the layer's value v, t
     the target. The map is signed.
 
-    The paper iterates: a second integral runs over the way from a baseline to A_i. The program takes this baseline
-    as the minimum over a dimension of size 1, that is A_i itself; all steps of the second way but the first then
-    count zero, and what is left is this sum. `RepairedIIA` takes the second integral. One departure: the program puts
-    a ReLU before the last pooling of every network. That changes nothing behind a ReLU; elsewhere it makes another
-    classifier of it, and here the classifier stays as it is.
+    The paper iterates: a second integral runs along the path from a baseline to A_i. The program computes this
+    baseline as a minimum over a dimension of size 1, which is A_i itself, so that all steps of the second path except
+    the first contribute zero, and only this sum is left. `RepairedIIA` computes the second integral. One difference:
+    the program inserts a ReLU before the last pooling of every network. After a ReLU this has no effect; elsewhere it
+    changes the classifier, which is not done here.
 
     Costs n + 1 forward passes, and as many backward passes to the layer.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
         steps: Number n of steps.
-        batch_size: Images at a step per pass; the maps do not depend on it, up to rounding.
+        batch_size: Interpolated images per pass; it changes the maps by rounding only.
 
     Raises:
-        InputError: If the layer does not exist or gives no feature map, or for less than one step or image per pass.
+        InputError: If the layer does not exist or does not return a feature map, or for less than one step or one image
+            per pass.
 
-    Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, and its program.
+    Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, and the authors'
+    program.
     """
 
     def __init__(
@@ -65,25 +68,26 @@ class ReleasedIIA(LayerExplainer):
 
 
 class RepairedIIA(ReleasedIIA):
-    """IIA for feature maps with both integrals. This is OUR repair of the released program, not a published result.
+    """IIA for feature maps with both integrals: our repair of the authors' program, not a published result.
 
     ``map = sum_i sum_j sum_c G(v_ij)_c * ReLU(d_ij,c)``, ``v_ij = r + j / n (A_i - r)``, ``r = min_i A_i`` in each
     element, i and j = 0 ... n, ``d_ij = v_ij - r`` for j > 0 and ``d_i0 = r``; A_i and G as in `ReleasedIIA`. So the
-    gradient is really taken along the way from r to A_i, and the first step counts the baseline's own share.
+    gradient is computed along the path from r to A_i, and the first step adds the contribution of the baseline.
 
-    The program means such a baseline, but takes the minimum over a dimension of size 1; its triple integral (not
-    offered here) takes it over the steps i, and so does this double one. Nothing else is changed.
+    The program intends such a baseline, but computes the minimum over a dimension of size 1. Its triple integral (not
+    offered here) computes it over the steps i, and so does this double integral. Everything else is as in the program.
 
-    Costs n + 1 passes up to the layer, and (n + 1)^2 forward and backward passes from there, see `cut_at`.
+    Costs n + 1 passes up to the layer, and (n + 1)^2 forward and backward passes from there, see `split_at`.
 
     Args:
         classifier: The classifier to explain.
-        layer: Module whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
-        steps: Number n of steps of both ways.
-        batch_size: Values of the layer per pass; the maps do not depend on it, up to rounding.
+        layer: Target layer, whose output is A; default: the spec's CAM layer, otherwise the last feature layer.
+        steps: Number n of steps of both paths.
+        batch_size: Values of the layer per pass; it changes the maps by rounding only.
 
     Raises:
-        InputError: If the layer does not exist or gives no feature map, or for less than one step or value per pass.
+        InputError: If the layer does not exist or does not return a feature map, or for less than one step or one value
+            per pass.
 
     Source: Barkan et al., "Visual Explanations via Iterated Integrated Attributions", ICCV 2023, repaired.
 
@@ -101,7 +105,7 @@ class RepairedIIA(ReleasedIIA):
         self, classifier: FrozenClassifier, layer: str | None = None, steps: int = 10, batch_size: int = 32
     ) -> None:
         super().__init__(classifier, layer, steps, batch_size)
-        self.halves = cut_at(classifier, self.layer)
+        self.split = split_at(classifier, self.layer)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, h, w) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -110,10 +114,10 @@ class RepairedIIA(ReleasedIIA):
         return torch.cat([self._maps(*part) for part in parts])
 
     def _maps(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the maps (b, h, w) of so few images that all their steps fit into a pass."""
+        """Return the maps (b, h, w) of images of which all steps fit into one pass."""
         fractions = steps_to_one(self.steps, images)
         rows = image_steps(self.classifier, images, fractions)
-        passes = [self.halves.before(part) for part in rows.split(self.batch_size)]
+        passes = [self.split.before(part) for part in rows.split(self.batch_size)]
         outputs, *others = (torch.cat(parts).unflatten(0, (len(fractions), -1)) for parts in zip(*passes, strict=True))
         values = outputs.to(torch.promote_types(outputs.dtype, torch.float32))  # A_i, (n + 1, b, ...); steps are small
         low = values.amin(0)  # r, (b, ...)
@@ -134,8 +138,6 @@ class RepairedIIA(ReleasedIIA):
         """Return ``d logit_t / dv`` at v, the first of ``values``, for the target t of each row (R,): (R, ...)."""
         with torch.inference_mode(False), torch.enable_grad():
             leaf, *others = (value.detach().clone() for value in values)  # an inference tensor cannot enter a graph
-            logits = self.halves.behind(leaf.requires_grad_(), *others)
-            # rows do not influence one another, so the gradient of the sum holds each row's own gradient
-            total = logits.gather(1, targets.clone().unsqueeze(1)).sum()
-            (gradients,) = torch.autograd.grad(total, leaf)
+            logits = self.split.after(leaf.requires_grad_(), *others)
+            (gradients,) = torch.autograd.grad(target_logits(logits, targets).sum(), leaf)
         return gradients

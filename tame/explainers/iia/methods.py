@@ -1,4 +1,4 @@
-"""Which form of IIA explains which classifier."""
+"""IIA for every classifier: by attention for transformers with a class token, otherwise by feature maps."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from tame.utils.checks import InputError
 def _iia(
     classifier: FrozenClassifier, layer: str | None = None, steps: int | None = None, batch_size: int | None = None
 ) -> CheckedExplainer:
-    """Build IIA: as published for tokens, for feature maps our repair of it, at the CAM layer."""
+    """Build IIA: as in the paper for transformers; for feature maps, our repair of the authors' program."""
     return _build(RepairedIIA, classifier, layer, steps, batch_size)
 
 
 def _iia_released(
     classifier: FrozenClassifier, layer: str | None = None, steps: int | None = None, batch_size: int | None = None
 ) -> CheckedExplainer:
-    """Build IIA as the released program computes it; for tokens that is the same as `_iia`."""
+    """Build IIA as in the authors' program; for transformers the same as `_iia`."""
     return _build(ReleasedIIA, classifier, layer, steps, batch_size)
 
 
@@ -36,7 +36,7 @@ def _build(
     if not classifier.spec.tokens:
         return kind(classifier, layer, **named)
     if layer is not None:
-        raise InputError(f"IIA reads the attention of {classifier.spec.name}, not a layer: expected none, got {layer}")
+        raise InputError(f"IIA reads the attention of {classifier.spec.name}: expected no layer, got {layer!r}")
     return AttentionIIA(classifier, **named)
 
 
@@ -52,7 +52,7 @@ for _name, _title, _factory, _summary, _cost in (
         "iia_released",
         "IIA (released)",
         _iia_released,
-        "IIA as its released program computes it: the integral over the image alone",
+        "IIA as in the authors' program: the integral over the image alone",
         "11 forward, 11 backward",
     ),
 ):

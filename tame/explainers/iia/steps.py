@@ -1,4 +1,4 @@
-"""The way from the mean colour to an image, in steps."""
+"""The straight path from the mean colour to an image, in steps."""
 
 from __future__ import annotations
 
@@ -10,17 +10,17 @@ from tame.utils.checks import InputError
 
 
 def steps_to_one(number: int, like: Tensor) -> Tensor:
-    """Return 0, 1 / n, ..., 1, rounded to float32 as published: (n + 1,) of the type and on the device of ``like``."""
+    """Return 0, 1 / n, ..., 1, rounded to float32 as in the authors' program: (n + 1,), like ``like``."""
     return torch.linspace(0, 1, number + 1).to(like)
 
 
 def image_steps(classifier: FrozenClassifier, images: Tensor, fractions: Tensor) -> Tensor:
-    """Return images (B, C, H, W) on their way from the mean colour, which is zero when normalised: (n * B, C, H, W).
+    """Return images on the path from the mean colour, which is zero after normalisation: (n * B, C, H, W).
 
     Args:
-        classifier: Gives the mean colour.
+        classifier: The classifier, for its mean colour.
         images: (B, C, H, W) in [0, 1].
-        fractions: Shares of the way, (n,); all images at the first one come first.
+        fractions: Fractions of the path, (n,); all images at the first fraction come first.
     """
     return (classifier.mean + fractions.view(-1, 1, 1, 1, 1) * (images - classifier.mean)).flatten(0, 1)
 

@@ -1,4 +1,4 @@
-"""CP-LRP: gradient times input of a forward pass in which attention, norms and activations act as constants."""
+"""CP-LRP: gradient times input, with attention, norms and activations treated as constants."""
 
 from __future__ import annotations
 
@@ -8,12 +8,13 @@ from torch import Tensor, nn
 from tame.classifier import FrozenClassifier
 from tame.classifier.blocks.families import open_transformer
 from tame.classifier.blocks.transformer import ForwardRules, exact_graph
+from tame.classifier.target_logits import target_logits
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import EXPLAINERS, Method
 
 
 def norm_with_constant_deviation(norm: nn.LayerNorm, values: Tensor) -> Tensor:
-    """Return the LayerNorm of ``values`` (..., D), its standard deviation a constant for the gradient."""
+    """Return the LayerNorm of ``values`` (..., D), with a standard deviation that is constant for the gradient."""
     centred = values - values.mean(-1, keepdim=True)
     deviation = (centred.square().mean(-1, keepdim=True) + norm.eps).sqrt().detach()
     scaled = centred / deviation
@@ -23,7 +24,7 @@ def norm_with_constant_deviation(norm: nn.LayerNorm, values: Tensor) -> Tensor:
 
 
 def activation_as_gain(activation: nn.Module, values: Tensor) -> Tensor:
-    """Return ``u * (f(u) / (u + 1e-10))`` for ``values`` u, the gain in brackets a constant for the gradient."""
+    """Return ``u * (f(u) / (u + 1e-10))`` for ``values`` u; the gain in brackets is constant for the gradient."""
     return values * (activation(values) / (values + 1e-10)).detach()
 
 
@@ -35,21 +36,21 @@ CP_LRP = ForwardRules(
 
 
 class CPLRP(CheckedExplainer):
-    """CP-LRP: what each pixel contributes to the logit when the network is frozen into a linear one.
+    """CP-LRP: what each pixel contributes to the logit of the network made linear around the image.
 
     ``map = ReLU(sum_c x_c * d logit_t / dx_c)``, x the normalised image and the derivative that of a network with
     the same values in which attention, standard deviations of norms and gains f(u) / u of activations are
-    constants. The sum over channels is signed; negative evidence is cut off after it unless ``signed``.
-    Maps have the size of the image, (B, H, W), and are noisy.
+    constants. The sum over channels is signed; the ReLU after it is left out with ``signed``. Maps have the size of the
+    image, (B, H, W), and are noisy.
 
-    Costs a forward and a backward pass.
+    Costs one forward and one backward pass.
 
     Args:
         classifier: The classifier to explain, a transformer with a class token.
-        signed: Keep negative evidence.
+        signed: Keep negative evidence (no ReLU).
 
     Raises:
-        InputError: If the classifier is no such transformer.
+        InputError: If the classifier is not such a transformer.
 
     Source: Ali et al., "XAI for Transformers: Better Explanations through Conservative Propagation", ICML 2022;
     as the baseline in Achtibat et al., "AttnLRP", ICML 2024, whose gain for activations is used.
@@ -75,9 +76,7 @@ class CPLRP(CheckedExplainer):
         with exact_graph(images.device):
             inputs = self.classifier.normalise(images.detach().clone()).requires_grad_()
             seen = self.transformer.run(self.transformer.embed(inputs), CP_LRP)
-            # images do not influence one another, so the gradient of the sum holds each image's own gradient
-            total = seen.logits.gather(1, targets.clone().unsqueeze(1)).sum()
-            (gradient,) = torch.autograd.grad(total, inputs)
+            (gradient,) = torch.autograd.grad(target_logits(seen.logits, targets).sum(), inputs)
             maps = (inputs.detach() * gradient).sum(1)
         return maps if self.signed else maps.relu()
 

@@ -1,8 +1,10 @@
-"""Relevance rules of Transformer LRP: what each kind of operation does with the relevance that arrives.
+"""Relevance rules of Transformer LRP: how each kind of operation distributes relevance to its inputs.
 
-A method is a table from kinds of operations to rules, as data; the walk through a network knows no rule.
-Every rule conserves the total up to its stabiliser. Source of all: Chefer et al., "Transformer Interpretability
-Beyond Attention Visualization", CVPR 2021, Sec. 3.1 and 3.2, with the authors' stabiliser.
+A method is a table from kinds of operations to rules; the propagation through a network (`walk`) contains no rule.
+Every rule conserves the total relevance up to its stabiliser.
+
+Source of all rules: Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021, Sec. 3.1
+and 3.2, with the authors' stabiliser.
 """
 
 from __future__ import annotations
@@ -14,7 +16,7 @@ import torch
 from torch import Tensor
 
 STABILISER = 1e-9
-"""Added to every denominator, negative ones too."""
+"""Added to every denominator, also to negative ones."""
 
 
 def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
@@ -30,7 +32,7 @@ def divide(numerator: Tensor, denominator: Tensor) -> Tensor:
 
 
 def linear(inputs: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
-    """Share relevance among the inputs of ``y = W x + c`` by their positive contributions; the bias gets none.
+    """Distribute relevance among the inputs of ``y = W x + c`` by their positive contributions, without the bias.
 
     ``R_j = sum_i R_i (x_j W_ij)+ / sum_j (x_j W_ij)+``.
 
@@ -53,7 +55,7 @@ def linear(inputs: Tensor, weight: Tensor, relevance: Tensor) -> Tensor:
 
 
 def product(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Share relevance among the factors of ``Y = A B``, half to each.
+    """Distribute relevance among the factors of ``Y = A B``, half to each.
 
     ``S = R / (A B)``, ``R_A = A * (S B^T) / 2``, ``R_B = B * (A^T S) / 2``.
 
@@ -74,10 +76,10 @@ def product(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Ten
 
 
 def add(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]:
-    """Share relevance among the terms of ``y = a + b``, in proportion to what each would get in total.
+    """Distribute relevance among the terms of ``y = a + b``, in proportion to the total of each.
 
     ``r_a = a R / (a + b)``, ``S_a = sum r_a``, ``R_a = r_a / S_a * |S_a| / (|S_a| + |S_b|) * sum R``, the same
-    for b. Sums go over one image: the published program sums over the batch, which is right for one image only.
+    for b. Sums are over one image: the authors' program sums over the batch, which is correct for one image only.
 
     Args:
         left: a (B, ...).
@@ -101,19 +103,19 @@ def add(left: Tensor, right: Tensor, relevance: Tensor) -> tuple[Tensor, Tensor]
 
 
 def join(values: Tensor, first: Tensor, second: Tensor) -> Tensor:
-    """Return the relevance of ``values`` that were used twice: the sum of both, but for the stabiliser."""
+    """Return the relevance of ``values`` that are used twice: the sum of both, up to the stabiliser."""
     return values * (divide(first, values) + divide(second, values))
 
 
 def select(tokens: Tensor, relevance: Tensor) -> Tensor:
-    """Return the relevance (B, n, D) of ``tokens`` of which the first went on and got ``relevance`` (B, D)."""
+    """Return the relevance (B, n, D) of ``tokens`` if only the first is used and has ``relevance`` (B, D)."""
     shared = torch.zeros_like(tokens)
     shared[:, 0] = tokens[:, 0] * divide(relevance, tokens[:, 0])
     return shared
 
 
 def identity(relevance: Tensor) -> Tensor:
-    """Pass relevance on as it is."""
+    """Return the relevance unchanged."""
     return relevance
 
 
@@ -127,7 +129,7 @@ class RelevanceRules:
         add: Both terms and relevance of the sum -> relevance of both.
         join: Values and the relevances of their two uses -> their relevance.
         select: Tokens and relevance of the first -> relevance of all.
-        norm: Relevance behind a LayerNorm -> relevance before it.
+        norm: Relevance after a LayerNorm -> relevance before it.
         activation: The same for an activation.
         softmax: The same for the softmax of the attention (and its scale).
     """

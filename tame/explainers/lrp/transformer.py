@@ -1,4 +1,4 @@
-"""Transformer LRP: relevance of the attention, weighted by its gradient, followed through the blocks."""
+"""Transformer LRP: relevance of the attention, weighted by its gradient, propagated through the blocks."""
 
 from __future__ import annotations
 
@@ -20,21 +20,21 @@ class TransformerLRP(CheckedExplainer):
 
     ``C_l = mean_heads ReLU(dlogit_t/dA_l * R_l)``, ``map = row of the class token of (I + C_L) ... (I + C_s)``,
     with A_l the attention of block l after the softmax, R_l its relevance (layer-wise relevance propagation that
-    starts as 1 at logit t), t the target and s the first block that counts. Maps (B, gh, gw) are not negative.
+    starts with 1 at logit t), t the target and s the first block that is used. Maps (B, gh, gw) are not negative.
 
     Costs a forward pass, a backward pass and a relevance pass, together about ten forward passes. Everything is
     computed in the classifier's own precision, also under autocast.
 
-    Two departures from the published program: relevance is normalised for each image of a batch (the original
-    is right for single images only), and the final norm keeps the classifier's own epsilon.
+    Two differences from the authors' program: relevance is normalised per image (the original normalises over the
+    batch and is correct for single images only), and the final norm keeps the classifier's own epsilon.
 
     Args:
         classifier: The classifier to explain, a transformer with a class token.
-        start_layer: Index s of the first block, 0 as in the paper's figures; the authors' evaluations take 1.
-        rules: What each kind of operation does with relevance.
+        start_layer: Index s of the first block: 0 as in the paper's figures; the authors' evaluations use 1.
+        rules: How each kind of operation distributes relevance.
 
     Raises:
-        InputError: If the classifier is no such transformer, or has no such block.
+        InputError: If the classifier is not such a transformer, or has no such block.
 
     Source: Chefer et al., "Transformer Interpretability Beyond Attention Visualization", CVPR 2021, Sec. 3.
 
@@ -69,7 +69,7 @@ class TransformerLRP(CheckedExplainer):
         return row[:, self.layout.prefix :].unflatten(1, self.layout.grid)
 
     def weighted_attention(self, images: Tensor, targets: Tensor) -> list[Tensor]:
-        """Return C_l (B, n, n) of every block from the first that counts on, first one first."""
+        """Return C_l (B, n, n) of every block from block s on, the first block first."""
         with exact_graph(images.device):
             inputs = self.classifier.normalise(images.detach().clone())  # inference tensors cannot enter a graph
             seen, gradients = self.transformer.attention_gradients(inputs, targets, self.start_layer)
@@ -87,7 +87,7 @@ class TransformerLRP(CheckedExplainer):
 EXPLAINERS.register("transformer_lrp")(
     Method(
         title="Transformer LRP",
-        summary="relevance of the attention, weighted by its gradient, followed through the blocks",
+        summary="relevance of the attention, weighted by its gradient, propagated through the blocks",
         cost="1 forward, 1 backward, 1 relevance pass",
         build=TransformerLRP,
         paper="Chefer et al., CVPR 2021",

@@ -1,4 +1,4 @@
-"""The way back through an opened transformer: relevance from the logits to each block's input, whatever the rules."""
+"""Propagate relevance back through a transformer, from the logits to each block's input, by any rules."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from tame.explainers.lrp.rules import RelevanceRules
 
 
 class BlockRelevance(NamedTuple):
-    """Relevance at each place of a block, in the order in which it is found; shapes as in `BlockPass`.
+    """Relevance at each step of a block, in the order of computation; shapes as in `BlockPass`.
 
     Attributes:
         output: Of the block's output.
@@ -45,9 +45,9 @@ class BlockRelevance(NamedTuple):
 def head_relevance(
     transformer: Transformer, seen: EncoderPass, targets: Tensor, rules: RelevanceRules
 ) -> tuple[Tensor, Tensor]:
-    """Return the relevance of the class token (B, D), and of all tokens (B, n, D), behind the last block.
+    """Return the relevance of the class token (B, D), and of all tokens (B, n, D), after the last block.
 
-    It starts as 1 at the logit of each image's target (B,), not as the logit.
+    It starts with 1 at the logit of each image's target (B,), not with the value of the logit.
     """
     start = F.one_hot(targets, seen.logits.shape[1]).to(seen.logits)
     chosen = rules.linear(seen.tokens[:, 0], transformer.head.weight, start)
@@ -55,13 +55,13 @@ def head_relevance(
 
 
 def block_relevance(block: Block, seen: BlockPass, relevance: Tensor, rules: RelevanceRules) -> BlockRelevance:
-    """Take relevance (B, n, D) of a block's output to its input.
+    """Propagate relevance (B, n, D) from a block's output to its input.
 
     Args:
         block: The block.
-        seen: What it computed.
-        relevance: Of its output.
-        rules: What each kind of operation does.
+        seen: Its forward pass.
+        relevance: Relevance of its output.
+        rules: How each kind of operation distributes relevance.
     """
     middle_skip, mlp = rules.add(seen.middle, seen.mlp, relevance)
     hidden = rules.linear(seen.hidden, block.fc2.weight, mlp)

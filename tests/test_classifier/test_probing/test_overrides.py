@@ -7,24 +7,22 @@ from pathlib import Path
 import pytest
 
 from tame.classifier import Preprocessing, TokenLayout
-from tame.classifier.probing.infer_spec import adapted, with_overrides
-from tame.classifier.probing.overrides import SpecOverrides, read_class_names, read_size
-from tame.options import CommonOptions
+from tame.classifier.probing.infer_spec import override_preprocessing, with_overrides
+from tame.classifier.probing.overrides import SpecOverrides, overrides_of, read_class_names, read_size
 from tame.utils.checks import InputError
 from toys import TOY_SPECS
 
 CNN = TOY_SPECS["cnn"]
 
 
-def test_what_the_command_line_says(tmp_path: Path) -> None:
+def test_overrides_of_arguments(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("cat\n dog \nbird\n")
-    options = CommonOptions(
-        num_classes=3, class_names=str(tmp_path / "names.txt"), input_size="24x40", mean="0.5", std="0.25"
-    )
-    assert SpecOverrides.by(options) == SpecOverrides(
+    said = overrides_of(3, tmp_path / "names.txt", "24x40", [0.5], [0.25])
+    assert said == SpecOverrides(
         num_classes=3, class_names=("cat", "dog", "bird"), input_size=(24, 40), mean=(0.5,), std=(0.25,)
     )
-    assert SpecOverrides.by(CommonOptions()) == SpecOverrides()
+    assert overrides_of(class_names=["cat", "dog"]) == SpecOverrides(class_names=("cat", "dog"))
+    assert overrides_of() == SpecOverrides()
 
 
 def test_imagenet_names_need_no_file() -> None:
@@ -42,21 +40,16 @@ def test_unusable_class_names_are_refused(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("64x96", (64, 96)), (32, (32, 32)), ([8, 9], (8, 9))])
 def test_sizes(text: str, size: tuple[int, int]) -> None:
-    assert read_size("--input-size", text) == size
+    assert read_size("input_size", text) == size
 
 
 @pytest.mark.parametrize("text", ["", "big", "0", "3x4x5", "-2x4", [1, 2, 3]])
 def test_other_sizes_are_refused(text: str) -> None:
-    with pytest.raises(InputError, match="expected --input-size in pixels, one number or HEIGHTxWIDTH, got"):
-        read_size("--input-size", text)
+    with pytest.raises(InputError, match="expected input_size in pixels, one number or HEIGHTxWIDTH, got"):
+        read_size("input_size", text)
 
 
-def test_means_that_are_no_numbers_are_refused() -> None:
-    with pytest.raises(InputError, match=r"expected --mean as numbers separated by commas, one per channel, got 'a,b'"):
-        SpecOverrides.by(CommonOptions(mean="a,b"))
-
-
-def test_the_stronger_word_wins() -> None:
+def test_overrides_replace_weaker_ones() -> None:
     weak, strong = (
         SpecOverrides(num_classes=3, masking="vit", mean=(0.1,)),
         SpecOverrides(num_classes=4, cam_layer="top"),
@@ -69,18 +62,18 @@ def test_the_stronger_word_wins() -> None:
     [
         (SpecOverrides(), 256, 224),
         (SpecOverrides(input_size=(112, 112)), 128, 112),  # in proportion
-        (SpecOverrides(input_size=(64, 96)), (64, 96), (64, 96)),  # the whole photograph
+        (SpecOverrides(input_size=(64, 96)), (64, 96), (64, 96)),  # the whole image
         (SpecOverrides(input_size=(112, 112), resize=112), 112, 112),
         (SpecOverrides(resize=(250, 300)), (250, 300), 224),
     ],
 )
-def test_the_input_size_brings_its_resize(given: SpecOverrides, resize: object, crop: object) -> None:
-    found = adapted(Preprocessing(256, 224, "bicubic"), given)
+def test_the_resize_follows_the_input_size(given: SpecOverrides, resize: object, crop: object) -> None:
+    found = override_preprocessing(Preprocessing(256, 224, "bicubic"), given)
     assert (found.resize, found.crop, found.interpolation) == (resize, crop, "bicubic")
-    assert adapted(found, given) == found
+    assert override_preprocessing(found, given) == found
 
 
-def test_a_spec_takes_what_is_given() -> None:
+def test_overrides_replace_the_values_of_a_spec() -> None:
     tokens = TokenLayout(1, (4, 4))
     spec = with_overrides(
         CNN,

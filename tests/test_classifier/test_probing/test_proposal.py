@@ -56,7 +56,7 @@ class Flat(nn.Module):
 
 def test_a_classifier_without_maps_asks_for_layers() -> None:
     spec = replace(TOY_SPECS["cnn"], name="flat")
-    with pytest.raises(InputError, match="no feature layer found in flat; name some with --layers"):
+    with pytest.raises(InputError, match=r"no feature layers found in flat; choose them by module name \(layers\)"):
         propose_layers(spec, Flat().eval())
 
 
@@ -127,7 +127,7 @@ def test_channels_may_be_last_and_attention_is_no_stage(side: int) -> None:
 
 
 class OtherNorm(nn.Module):
-    """As LayerNorm, by another name and without mean."""
+    """A norm of another class than LayerNorm, without mean."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -148,7 +148,7 @@ def test_norms_are_known_by_what_they_do_and_blocks_by_their_list() -> None:
 
 
 class Residual(nn.Module):
-    """Two blocks whose last norm starts at zero; the way around them sees every fourth position."""
+    """A residual block whose last norm is zero; its skip connection sees every fourth position."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -164,7 +164,7 @@ class Residual(nn.Module):
         return self.head((self.norm(self.conv(features)) + self.around(features)).mean((2, 3)))
 
 
-def test_norms_that_start_at_zero_hide_no_layer() -> None:
+def test_norms_of_weight_zero_hide_no_layer() -> None:
     module = Residual().eval()
     assert propose_layers(TOY_SPECS["cnn"], module) == ("stage", "around")
     assert not module.norm.weight.any()
@@ -187,11 +187,11 @@ class Shrinking(nn.Module):
 
 def test_a_network_of_sequences_without_one_grid_is_refused() -> None:
     assert find_tokens(Shrinking().eval(), (3, 32, 32)) is None
-    with pytest.raises(InputError, match="most of toy_cnn works on sequences of tokens, and their grid is not known"):
+    with pytest.raises(InputError, match="most of toy_cnn works on token sequences of unknown layout"):
         propose_layers(TOY_SPECS["cnn"], Shrinking().eval())
 
 
-def test_an_input_that_the_network_refuses_is_told() -> None:
+def test_an_input_that_the_network_rejects_is_reported() -> None:
     spec = replace(TOY_SPECS["vit"], preprocessing=Preprocessing(40, 40))
     with pytest.raises(InputError, match=r"expected toy_vit to classify images of shape \(1, 3, 40, 40\), got .*40"):
         propose_layers(spec, spec.build().eval())
@@ -240,7 +240,7 @@ def test_the_tokens_of_timms_networks_are_found(
 
 
 class Listed(nn.Module):
-    """The last stage lies in a list of modules, which is not called itself."""
+    """The last stage is in a ModuleList, which is not called itself."""
 
     def __init__(self) -> None:
         super().__init__()

@@ -1,17 +1,26 @@
-"""What every metric keeps to: collections, processes, copies, resets."""
+"""What every torchmetrics class has in common: collections, processes, copies, resets."""
 
 from __future__ import annotations
 
 import math
 import pickle
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
 from torchmetrics import Metric, MetricCollection
 
-from tame.metrics import ROAD, AverageDrop, AverageGain, DeletionAUC, IncreaseInConfidence, InsertionAUC
+from tame.metrics import (
+    ROAD,
+    AverageDrop,
+    AverageGain,
+    Deletion,
+    DeletionAUC,
+    IncreaseInConfidence,
+    InsertionAUC,
+    MeasureMean,
+)
 
 MAKE: dict[str, Callable[[], Metric]] = {
     "AD_50": lambda: AverageDrop(keep=0.5),
@@ -28,6 +37,7 @@ MAKE: dict[str, Callable[[], Metric]] = {
     "lerf_10_kept": lambda: ROAD("lerf", 0.1, "kept"),
     "insertion": lambda: InsertionAUC(steps=2),
     "deletion": lambda: DeletionAUC(steps=2),
+    "measure": lambda: MeasureMean(Deletion(steps=2).measures()[0]),
 }
 EVERY = pytest.mark.parametrize("name", MAKE)
 
@@ -38,17 +48,19 @@ FIRST = {
     "masked": torch.tensor([0.0, 0.0]),
     "kept": torch.tensor([False, False]),
     "confidences": torch.zeros(3, 2),
+    "columns": {f"deletion_{step}_p": torch.zeros(2) for step in range(3)},
 }
 SECOND = {
     "confidence": torch.tensor([0.5, 0.5]),
     "imputed": torch.tensor([0.5, 0.5]),
     "masked": torch.tensor([0.25, 0.5 + 2**-20]),
     "kept": torch.tensor([True, False]),
-    "confidences": torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.5, 0.5]]),
+    "confidences": (curves := torch.tensor([[1.0, 0.0], [0.5, 0.0], [0.5, 0.5]])),
+    "columns": {f"deletion_{step}_p": curve for step, curve in enumerate(curves)},
 }
 
 
-def batch(metric: Metric, values: dict[str, Tensor]) -> dict[str, Tensor]:
+def batch(metric: Metric, values: dict[str, Any]) -> dict[str, Any]:
     """Return what ``metric`` asks for, as a collection does."""
     return metric._filter_kwargs(**values)
 
@@ -74,7 +86,7 @@ def test_collection_keeps_all_metrics_apart() -> None:
     assert found["AG_50"] == 100 * 2**-19 / 4
     assert (found["IC"], found["IC_strict"]) == (0.0, 25.0)
     assert (found["morf_10"], found["morf_10_kept"]) == (25.0, 25.0)
-    assert found["insertion"] == 100 * (0.625 + 0.125) / 4
+    assert found["insertion"] == found["measure"] == 100 * (0.625 + 0.125) / 4
 
 
 def test_members_of_a_collection_can_be_fed_one_by_one() -> None:

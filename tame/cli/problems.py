@@ -1,0 +1,78 @@
+"""What a command line does not take, said in one line with the nearest that it does."""
+
+from __future__ import annotations
+
+import argparse
+import re
+from collections.abc import Iterable, Mapping
+from difflib import get_close_matches
+from typing import Any
+
+from tame.cli.values import Listed, UnreadableValueError, expected
+
+_KEY = re.compile(r'Parser key "(?P<option>[^"]+)"(?: element \d+)?:\s*(?P<rest>.*)', re.DOTALL)
+_VALUE = re.compile(r"(?:Given|Got) value: (?P<value>.*?)\s*$", re.DOTALL)
+_UNKNOWN = "unrecognized arguments: "
+
+
+def problem(
+    message: str,
+    error: Exception | None,
+    kinds: Mapping[str, Any],
+    known: Iterable[str],
+    positional: str | None = None,
+) -> str:
+    r"""Return what is wrong, as a sentence that names the option.
+
+    Args:
+        message: Of jsonargparse, several lines long.
+        error: What it was raised for.
+        kinds: Type of each option by name.
+        known: All options as they are written.
+        positional: Option that is given by its value alone.
+
+    Example:
+        >>> problem("unrecognized arguments: --batch-sise 31", None, {}, ["--batch-size"])
+        "unknown option --batch-sise; did you mean --batch-size?"
+        >>> problem('Parser key "epochs":\n  Expected a <class>. Got value: many', None, {"epochs": int}, [])
+        "expected --epochs as a whole number, got 'many'"
+    """
+    if message.startswith(_UNKNOWN):
+        return _unknown(message.removeprefix(_UNKNOWN), list(known), positional, kinds)
+    if isinstance(error, argparse.ArgumentError) and error.argument_name:
+        option = error.argument_name.partition("/")[0]
+        if isinstance(error.__context__, UnreadableValueError):
+            return f"expected {option} {error.message}"
+        return error.message.replace("expected one argument", f"expected a value after {option}")
+    if (found := _KEY.match(message)) and found["option"] in kinds:
+        option, kind = _written(found["option"]), kinds[found["option"]]
+        if value := _VALUE.search(found["rest"]):
+            return f"expected {option} {expected(kind)}, got {value['value']!r}"
+        return f"expected {option} {_one_line(found['rest'])}"
+    return _one_line(message)
+
+
+def nearest(name: str, known: Iterable[str]) -> str:
+    """Return a question for the nearest known name, empty where none is near."""
+    near = get_close_matches(name, list(known), n=1)
+    return f"; did you mean {near[0]}?" if near else ""
+
+
+def _unknown(rest: str, known: list[str], positional: str | None, kinds: Mapping[str, Any]) -> str:
+    """Return what is wrong with arguments that no option takes."""
+    first = rest.split()[0].partition("=")[0]
+    if first.startswith("-"):
+        return f"unknown option {first}{nearest(first, known)}"
+    if positional is None:
+        return f"unexpected argument {rest!r}: every value needs its option"
+    if isinstance(kinds[positional], Listed):
+        return f"unexpected argument {rest!r}: name all {positional.upper()} together, before or after the options"
+    return f"unexpected argument {rest!r}: expected one {positional.upper()}"
+
+
+def _written(option: str) -> str:
+    return f"--{option.replace('_', '-')}" if "." not in option else f"--{option}"
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())

@@ -1,0 +1,150 @@
+"""Explain one image."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from torch import Tensor, nn
+
+from tame.checkpoints.classifier import DEFAULT_BACKBONE
+from tame.classifier import FrozenClassifier
+from tame.data import Crop, array_to_photo, load_image, to_photo
+from tame.explainers.base import CheckedExplainer
+from tame.explainers.build import MethodName
+from tame.explainers.user_code import ExplainFunction
+from tame.inference.batch import Classes, NamedExplainer, explain_batch, prepare_image
+from tame.inference.build import (
+    Backbone,
+    Classifier,
+    MethodRequest,
+    build_explainers,
+    check_checkpoint_is_used,
+    check_loading,
+    default_method,
+    name_of_explainer,
+)
+from tame.inference.kept import LastBuilt
+from tame.inference.result import Explanation
+from tame.presets import PRESETS, Preset
+from tame.types import DeviceName
+from tame.utils.checks import InputError
+from tame.utils.imports import import_function
+
+_last = LastBuilt[NamedExplainer]()
+
+
+def explain(
+    image: str | Path | Image.Image | np.ndarray | Tensor,
+    classifier: FrozenClassifier | nn.Module | str | Path = DEFAULT_BACKBONE,
+    target: int | str | None = None,
+    *,
+    method: str | ExplainFunction | CheckedExplainer | None = None,
+    checkpoint: str | Path | None = None,
+    weights: str | Path | None = None,
+    layers: str | Sequence[str] | None = None,
+    preset: str = "tame",
+    device: DeviceName = "auto",
+    **arguments: Any,
+) -> Explanation:
+    """Explain one image.
+
+    The classifier and the explainer of the last call are kept for the next one with the same arguments.
+
+    Args:
+        image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1].
+        classifier: A trained network, a frozen classifier, or what `tame.load_classifier` takes as ``backbone``.
+        target: Class to explain, index or name; default: the predicted class.
+        method: A name of `tame list methods` (``ttame@FOLDER`` names a checkpoint), ``grad-cam:NAME``,
+            ``package.module:function``, a function of images and targets that returns maps, or a built explainer;
+            default: T-TAME with a checkpoint or a shipped one, otherwise Grad-CAM.
+        checkpoint: Trained attention mechanism, a folder or file; default: the one that is shipped for the backbone.
+        weights: Name of published weights, path of a state_dict, or "random"; default: the first published ones.
+        layers: Feature layers: a layer set (paper, released, proposed) or module names; default: those of the
+            checkpoint, otherwise of the preset.
+        preset: paper, released or tame.
+        device: auto (CUDA where there is one, otherwise the CPU), cpu, cuda or mps. A classifier that is loaded already
+            is moved only to a named device.
+        arguments: Arguments of the method, such as ``masks=500`` of RISE.
+
+    Returns:
+        The explanation; notebooks display it as an overlay.
+
+    Raises:
+        InputError: For an image, a class or a setting that cannot be used.
+
+    Example:
+        >>> from torchvision.models import resnet18
+        >>> image = np.zeros((300, 400, 3), np.uint8)
+        >>> explain(image, resnet18(), target=281, method="gradcam").map.shape
+        (7, 7)
+    """
+    if isinstance(image, str | Path):
+        whole, file = load_image(image), str(image)
+    else:
+        whole, file = to_photo(image) if isinstance(image, Image.Image) else array_to_photo(image), None
+    loading = check_loading({"weights": weights, "layers": layers, "device": device})
+    chosen = PRESETS.get(preset)
+    if isinstance(method, CheckedExplainer):
+        _check_built(method, classifier, {"checkpoint": checkpoint, **loading, **arguments})
+        by = NamedExplainer(method.classifier, method, name_of_explainer(method), chosen.name)
+    else:
+        sources = [_file(classifier), _file(checkpoint), loading, _file(weights), preset, _code(method), arguments]
+        by = _last.get(sources, lambda: _build(classifier, method, checkpoint, loading, chosen, arguments))
+    spec = by.classifier.spec
+    classes = Classes(None if target is None else (spec.resolve_target(target),))
+    prepared = prepare_image(whole, Crop.of(spec.preprocessing), file)
+    return explain_batch([[prepared]], [by], classes)[0][0][0]
+
+
+def _build(
+    classifier: Classifier,
+    method: str | ExplainFunction | None,
+    checkpoint: str | Path | None,
+    loading: Mapping[str, Any],
+    preset: Preset,
+    arguments: Mapping[str, Any],
+) -> NamedExplainer:
+    if isinstance(method, str):
+        MethodName.of(method).registered  # noqa: B018 - an unknown name is refused before the backbone is looked at
+    backbone = Backbone.of(classifier, loading)
+    method = method or default_method(backbone, checkpoint)
+    request = MethodRequest.of(method, backbone.spec, preset, checkpoint, arguments)
+    check_checkpoint_is_used(checkpoint, [request])
+    (by,) = build_explainers(backbone, [request], preset)
+    return by
+
+
+def _check_built(explainer: CheckedExplainer, classifier: Classifier, others: Mapping[str, Any]) -> None:
+    """Check that nothing contradicts an explainer that is built already."""
+    own = explainer.classifier
+    if isinstance(classifier, nn.Module):
+        network = classifier.module if isinstance(classifier, FrozenClassifier) else classifier
+        same = any(network is part for part in own.modules())
+    else:
+        same = str(classifier) in (DEFAULT_BACKBONE, own.spec.name)
+    if not same:
+        name = type(classifier).__name__ if isinstance(classifier, nn.Module) else classifier
+        raise InputError(f"expected the classifier of the built explainer, {own.spec.name}, or none, got {name}")
+    refused = sorted(
+        name for name, value in others.items() if value is not None and (name, value) != ("device", "auto")
+    )
+    if refused:
+        raise InputError(f"expected no {', '.join(refused)} beside a built explainer: it has its own")
+
+
+def _file(source: object) -> object:
+    """Return a source that may be a file or folder as a path, so that changes of its content are noticed."""
+    return Path(source) if isinstance(source, str) else source
+
+
+def _code(method: str | ExplainFunction | None) -> object:
+    """Return a method with its checkpoint and code, so that changes of these are noticed."""
+    if not isinstance(method, str):
+        return method
+    written = MethodName.of(method)
+    own_code = ":" in written.name and not written.external
+    return method, _file(written.checkpoint), import_function(written.name, "method") if own_code else None

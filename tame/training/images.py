@@ -1,0 +1,84 @@
+"""Which images a run trains and validates on."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from tame.data import (
+    ImageEntry,
+    draw,
+    draw_per_label,
+    list_hash,
+    read_list,
+    resolve_folders,
+    resolve_list,
+    split_validation,
+    walk_images,
+)
+from tame.utils.checks import InputError
+
+logger = logging.getLogger("tame")
+
+
+@dataclass(frozen=True)
+class TrainingLists:
+    """The images of a run: training and validation entries, and the folders that their paths are relative to."""
+
+    train: Sequence[ImageEntry]
+    val: Sequence[ImageEntry]
+    train_root: Path
+    val_root: Path
+
+    def hashes(self) -> dict[str, str]:
+        """Return the SHA-256 of both lists."""
+        return {
+            "train_list_sha256": list_hash(self.train, self.train_root),
+            "val_list_sha256": list_hash(self.val, self.val_root),
+        }
+
+
+@dataclass(frozen=True)
+class TrainingImages:
+    """The choice of images for a run; None is the default. See `tame.train` for the fields.
+
+    Raises:
+        InputError: For a limit below 1.
+    """
+
+    data: str | Path | None = None
+    lists: str | Path | None = None
+    train_list: str | Path | None = None
+    val_list: str | Path | None = None
+    per_label: int | None = None
+    limit_images: int | None = None
+    limit_val_images: int | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("per_label", "limit_images", "limit_val_images"):
+            if (limit := getattr(self, name)) is not None and limit < 1:
+                raise InputError(f"expected {name} of at least 1, got {limit}")
+
+    def find(self, num_classes: int, seed: int) -> TrainingLists:
+        """Find the images.
+
+        Args:
+            num_classes: Labels are below this number.
+            seed: Seed of the drawn subsets and of the validation images that are split off.
+
+        Raises:
+            InputError: For a missing folder, list or image, or a line that cannot be read.
+        """
+        folders = resolve_folders(self.data)
+        train_file = resolve_list(self.train_list, self.lists, "train.txt")
+        train = read_list(train_file, folders.train, num_classes) if train_file else walk_images(folders.train)
+        val_file = resolve_list(self.val_list, self.lists, "Validation.txt")
+        if val_file:
+            val, val_root = read_list(val_file, folders.val, num_classes), folders.val
+        else:
+            (train, val), val_root = split_validation(train, seed=seed), folders.train
+            logger.info("No validation list: %d of %d images were split off.", len(val), len(train) + len(val))
+        train = draw(draw_per_label(train, self.per_label, seed), self.limit_images, seed)
+        return TrainingLists(train, draw(val, self.limit_val_images, seed), folders.train, val_root)

@@ -1,0 +1,185 @@
+"""The plan of a training run: everything that is decided before anything is built or written."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from tame.attention import LCAM_FORMS
+from tame.checkpoints.classifier import as_classifier, load_classifier
+from tame.checkpoints.native import TENSORS, describe
+from tame.classifier import FrozenClassifier
+from tame.presets import Preset
+from tame.training.images import TrainingImages, TrainingLists
+from tame.training.recipe import Recipe
+from tame.types import Precision
+from tame.utils.checks import InputError
+from tame.utils.devices import resolve_precision
+from tame.utils.io import folder_name
+
+logger = logging.getLogger("tame")
+
+
+@dataclass(frozen=True)
+class Hardware:
+    """What a run computes on, besides the classifier's device. See `tame.train` for the fields."""
+
+    devices: int = 1
+    num_nodes: int = 1
+    strategy: str = "auto"
+    precision: Precision = "auto"
+    num_workers: int = 0
+
+
+@dataclass(frozen=True)
+class Output:
+    """Where a run writes.
+
+    Attributes:
+        out: The folder; None: ``default``.
+        resume: Whether to resume an interrupted run; a finished one is then refused.
+        default: The folder where none is named; ``{backbone}`` is the classifier's name.
+    """
+
+    out: str | Path | None = None
+    resume: bool = True
+    default: str = "runs/{backbone}"
+
+    def folder(self, backbone: str) -> Path:
+        """Return the folder.
+
+        Raises:
+            InputError: For a file in its place, or the folder of a finished run.
+        """
+        folder = Path(self.default.format(backbone=folder_name(backbone)) if self.out is None else self.out)
+        if folder.is_file():
+            raise InputError(f"expected a folder as out, got the file {folder}")
+        if self.resume and (folder / TENSORS).is_file():
+            raise InputError(f"{folder} contains a finished run: give another out, or resume=False to overwrite it")
+        return folder
+
+
+@dataclass(frozen=True)
+class TrainingPlan:
+    """A training run.
+
+    Attributes:
+        classifier: The classifier, with the feature layers that the mechanism reads.
+        attention: Name of the attention mechanism.
+        choices: The preset, with the run's own choices in place.
+        lists: The images.
+        init_images: Training images to initialise from the classifier with.
+        clip: Largest norm of the gradient, None without clipping.
+        hardware: What the run computes on.
+        seed: Seed of everything random.
+        device: Device of the classifier, which is the device of the run.
+        folder: Where the run writes.
+        resume: Whether to resume an interrupted run in that folder.
+        config: Arguments of the command that repeats the run.
+    """
+
+    classifier: FrozenClassifier
+    attention: str
+    choices: Preset
+    lists: TrainingLists
+    init_images: int
+    clip: float | None
+    hardware: Hardware
+    seed: int
+    device: torch.device
+    folder: Path
+    resume: bool
+    config: Mapping[str, Any]
+
+    def trainer_arguments(self) -> dict[str, Any]:
+        """Return the arguments of Lightning's trainer that say how to compute."""
+        return {
+            "accelerator": self.device.type,
+            "precision": resolve_precision(self.hardware.precision, self.device.type, training=True),
+            "gradient_clip_val": self.clip or None,
+        }
+
+    def settings(self) -> dict[str, Any]:
+        """Return the provenance of the run that is known before it starts; a resumed run has to agree with it."""
+        return describe(self.classifier) | {
+            "attention": self.attention,
+            "output_size": self.choices.output_size,
+            "preset": self.choices.name,
+            "choices": asdict(self.choices),
+            "images": len(self.lists.train),
+            **self.lists.hashes(),
+            "seed": self.seed,
+            "precision": self.hardware.precision,
+            "clip": self.clip or 0.0,
+        }
+
+
+def resolve(
+    classifier: FrozenClassifier | nn.Module | str | Path,
+    images: TrainingImages,
+    recipe: Recipe,
+    hardware: Hardware,
+    seed: int,
+    output: Output,
+) -> TrainingPlan:
+    """Decide what to train, on which images and where; nothing is written.
+
+    Raises:
+        InputError: For anything that cannot be used.
+    """
+    recipe.choices()  # contradictions are refused before the classifier is loaded
+    if isinstance(classifier, str | Path):
+        classifier = load_classifier(classifier, seed=seed)
+    classifier = as_classifier(classifier)
+    device, folder = classifier.mean.device, output.folder(classifier.spec.name)
+    resolve_precision(hardware.precision, device.type, training=True)  # refuse one that the device cannot compute in
+    config = _config(classifier, images, recipe, hardware) | {"seed": seed, "resume": output.resume}
+    if output.out is not None:
+        config["out"] = str(output.out)
+    tokens = classifier.spec.tokens is not None
+    choices, attention = recipe.choices(tokens), recipe.attention_for(tokens)
+    return TrainingPlan(
+        classifier=_at_layers(classifier, choices.layers, attention),
+        attention=attention,
+        choices=choices,
+        lists=images.find(classifier.spec.num_classes, seed),
+        init_images=recipe.init_images,
+        clip=recipe.clip,
+        hardware=hardware,
+        seed=seed,
+        device=device,
+        folder=folder,
+        resume=output.resume,
+        config=config,
+    )
+
+
+def _at_layers(classifier: FrozenClassifier, layer_set: str, attention: str) -> FrozenClassifier:
+    """Return the classifier with the preset's layer set, of which an L-CAM reads the last, unless layers are named."""
+    changed = classifier.with_layer_set(layer_set)
+    if attention not in LCAM_FORMS or classifier.layers_named:
+        return changed
+    layer = changed.layers[-1]
+    logger.info("%s reads %s, the last layer of the preset's layer set; layers selects another.", attention, layer)
+    return changed.with_layers([layer])
+
+
+def _config(classifier: FrozenClassifier, images: TrainingImages, recipe: Recipe, hardware: Hardware) -> dict[str, Any]:
+    """Return the arguments that load the classifier, and those of the run, as JSON values without None."""
+    device = classifier.mean.device.type
+    automatic = "cuda" if torch.cuda.is_available() else "cpu"
+    where = {} if device == automatic else {"device": device}  # only a device that was chosen
+    arguments = asdict(images) | asdict(recipe) | asdict(hardware)
+    plain = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
+    return {
+        "backbone": classifier.spec.name,
+        **classifier.source,
+        **where,
+        **{name: value for name, value in plain.items() if value is not None},
+    }
