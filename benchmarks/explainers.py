@@ -30,7 +30,6 @@ from tame.classifier import FrozenClassifier
 from tame.classifier.cost import PassCounter
 from tame.explainers import build_explainer
 from tame.explainers.rise import RISE
-from tame.options import MethodOptions
 
 LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "scorecam": ScoreCAM, "ablationcam": AblationCAM}
 Call = Callable[[], object]
@@ -93,7 +92,8 @@ def measure(classifier: FrozenClassifier, layer: str, rise_masks: int, turns: in
     for method in (*LIBRARY, "layercam", "iia", "integrated_gradients", "rise"):
         if method == "scorecam" and not slow:
             continue
-        explainer = build_explainer(classifier, MethodOptions(method, cam_layer=layer, rise_masks=rise_masks))
+        arguments = {"masks": rise_masks} if method == "rise" else {"layer": layer}
+        explainer = build_explainer(classifier, method, **arguments)
         others: dict[str, Call] = {}
         if method in LIBRARY and (slow or method != "ablationcam"):
             others[method] = library_call(classifier, method, layer, image, target)

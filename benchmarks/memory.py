@@ -23,7 +23,7 @@ import time
 from pathlib import Path
 from typing import NamedTuple
 
-from tame.inference import bundled_photographs
+from tame.inference import bundled_images
 
 IMAGES = 96
 
@@ -70,7 +70,7 @@ def folder_of(data: str, out: Path) -> Path:
     folder = out / "photographs"
     folder.mkdir()
     for number in range(IMAGES // 2):
-        for file in bundled_photographs():
+        for file in bundled_images():
             shutil.copy(file, folder / f"{number}-{Path(file).name}")
     return folder
 
@@ -78,7 +78,7 @@ def folder_of(data: str, out: Path) -> Path:
 def main() -> None:
     parser = argparse.ArgumentParser(description="Whole commands with and without kept memory.")
     parser.add_argument("--quick", action="store_true", help="a few images and one turn, to see that it runs")
-    parser.add_argument("--data", default="", help="folder of photographs; the bundled ones without")
+    parser.add_argument("--data", default="", help="folder of images; default: the two bundled ones")
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     images, turns = (4, 1) if options.quick else (IMAGES, 3)

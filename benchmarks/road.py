@@ -28,14 +28,14 @@ import torch
 from pytorch_grad_cam.metrics.road import NoisyLinearImputer
 from torch import Tensor
 
+from tame.checkpoints.classifier import load_classifier
 from tame.classifier import FrozenClassifier
 from tame.data import Crop, load_image, walk_images
-from tame.explainers.setup import set_up
+from tame.explainers import load_explainer
 from tame.functional.imputation import impute
 from tame.functional.masking import scale_and_upsample
 from tame.functional.removal import remove_exactly
-from tame.inference import bundled_photographs
-from tame.options import CommonOptions, MethodOptions
+from tame.inference import bundled_images
 from tame.perturbations import PassRows
 from tame.perturbations.imputed import ORDERS, REMOVES
 from tests.literal_road import direct_imputation
@@ -48,7 +48,7 @@ def photographs(folder: str, count: int, crop: Crop) -> Tensor:
     if folder:
         files = [entry.path for entry in walk_images(folder)][:count]
         return torch.stack([crop(load_image(file)) for file in files])
-    pair = [crop(load_image(file)) for file in bundled_photographs()]
+    pair = [crop(load_image(file)) for file in bundled_images()]
     turned = [torch.rot90(image, turns, (1, 2)) for turns in (0, 1, 2, 3) for image in pair]
     return torch.stack(turned[:count])
 
@@ -110,20 +110,20 @@ def _now(device: torch.device) -> float:
 def main() -> None:
     parser = argparse.ArgumentParser(description="ROAD's imputation: the grad-cam library, scipy and ours.")
     parser.add_argument("--quick", action="store_true", help="one image and one turn, to see that it runs")
-    parser.add_argument("--data", default="", help="folder of photographs; the bundled ones without")
+    parser.add_argument("--data", default="", help="folder of images; default: the two bundled ones")
     parser.add_argument("--device", default="cpu", help="of ours and of the classifier")
     parser.add_argument("--threads", type=int, default=torch.get_num_threads())
     parser.add_argument("--json", type=Path, help="write the figures to this file")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
-    setup = set_up(CommonOptions(device=options.device), MethodOptions())
-    crop = Crop.of(setup.classifier.spec.preprocessing)
+    classifier = load_classifier(device=options.device)
+    crop = Crop.of(classifier.spec.preprocessing)
     with torch.inference_mode():
         images = photographs(options.data, 1 if options.quick else BATCH, crop).to(options.device)
-        maps = setup.explainer(images, setup.classifier.logits(images).argmax(1))
+        maps = load_explainer(classifier)(images, classifier.logits(images).argmax(1))
         scaled = scale_and_upsample(maps, (images.shape[-2], images.shape[-1]), "minmax")
         removed = torch.cat([remove_exactly(scaled, REMOVES, order) for order in ORDERS], 1)
-        figures = measure(setup.classifier, images, removed, 1 if options.quick else 3)
+        figures = measure(classifier, images, removed, 1 if options.quick else 3)
     print(f"torch {torch.__version__}, {options.device}, {options.threads} threads, {platform.machine()}")
     print(f"{len(images)} images of {tuple(images.shape[1:])}, {removed.shape[1]} imputations each; seconds per image")
     print("| method | imputation | ratio to ours | with the classifier | ratio to ours | largest error |")

@@ -1,6 +1,38 @@
 """T-TAME: trainable attention mechanisms that explain frozen image classifiers in one forward pass.
 
 Importing this package is free: every public name is loaded when it is first used.
+
+Example:
+    >>> import tame, tempfile, torch
+    >>> from tame.inference import bundled_images
+    >>> photo, *_ = bundled_images()
+    >>> photos, runs = photo.parent, tempfile.mkdtemp()
+
+    A classifier by name (``timm:NAME``, a spec file), or a trained network; any method for it, with its own arguments:
+
+    >>> net = tame.FrozenClassifier.from_module(tame.load_classifier("resnet18", weights="random", device="cpu").module)
+    >>> classifier = tame.load_classifier(device="cpu")  # EfficientNet-Lite0
+    >>> explainer = tame.load_explainer(classifier)  # T-TAME: shipped, or checkpoint=...
+    >>> rise = tame.build_explainer(classifier, "rise", masks=2)
+    >>> explainer(torch.rand(2, 3, 224, 224), torch.tensor([281, 285])).shape
+    torch.Size([2, 28, 28])
+
+    One image:
+
+    >>> explanation = tame.explain(photo, target="Egyptian cat")
+    >>> explanation.method, explanation.map.shape
+    ('ttame', (28, 28))
+
+    Train an explainer, and evaluate several:
+
+    >>> run = tame.train(classifier, data=photos, epochs=0, out=f"{runs}/mine")
+    >>> table = tame.evaluate(
+    ...     {"T-TAME": explainer, "RISE": rise}, data=photos, metrics=["ad-ic", "road"], out=f"{runs}/table"
+    ... )
+    >>> list(table.index), "rank/AD_50" in table, "road/morf_confidence" in table
+    (['T-TAME', 'RISE'], True, True)
+    >>> len(tame.read_run(f"{runs}/table/RISE"))  # a row per image
+    2
 """
 
 from importlib import import_module

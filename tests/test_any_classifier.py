@@ -19,17 +19,15 @@ from tame.attention import build_attention
 from tame.attention.loss import AttentionLoss
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import BACKBONES, load_backbone
+from tame.checkpoints.classifier import load_classifier
 from tame.checkpoints.native import describe, load_attention, read_metadata
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.data import Crop, load_image
-from tame.evaluation import read_run
+from tame.evaluation.records import open_run
 from tame.explainers import EXPLAINERS, build_explainer
-from tame.explainers.learned import LEARNED
-from tame.inference import explain, explain_files
-from tame.inference.one import Method, explain_batch, see
-from tame.options import CompareOptions, MethodOptions, TrainOptions
+from tame.inference import Classes, NamedExplainer, explain, explain_batch, prepare_image, write_explanations
 from tame.perturbations import MaskedInputs, perturbed_scores, plain_scores
-from tame.reporting.compare import run_comparison
+from tame.reporting.compare import compare as compare_methods
 from tame.training.train import train
 from toys import TOY_SPECS, ToyCNN, seeded
 
@@ -80,31 +78,25 @@ Register = Callable[[BackboneSpec], str]
 def train_once(backbone: str, data: Path, out: Path, **choices: Any) -> Path:
     """Train one step and validate once."""
     small: dict[str, Any] = {"limit_images": 4, "batch_size": 4, "epochs": 1, "init_images": 4, "lr": 0.05}
-    return train(
-        TrainOptions(backbone=backbone, data=str(data), out=str(out), device="cpu", num_workers=0, **small | choices)
-    )
+    return train(load_classifier(backbone, device="cpu"), data=data, out=out, **small | choices).folder
 
 
 def compare(backbone: str, data: Path, out: Path, methods: str, metrics: str) -> dict[str, Any]:
     """Evaluate methods on six images; return their runs by name."""
     names = [name.partition("@")[0] for name in methods.split(",")]
-    run_comparison(
-        CompareOptions(
-            methods=methods,
-            backbone=backbone,
-            data=str(data),
-            out=str(out),
-            limit_images=6,
-            num_workers=0,
-            batch_size=4,
-            metrics=metrics,
-            report=str(out),
-            report_images=1,
-            rise_masks=10,
-            device="cpu",
-        )
+    compare_methods(
+        methods.split(","),
+        backbone,
+        data=data,
+        out=out,
+        limit_images=6,
+        batch_size=4,
+        metrics=metrics.split(","),
+        report=out,
+        report_images=1,
+        arguments={"rise": {"masks": 10}} if "rise" in names else None,
     )
-    return {name: read_run(next(out.glob(f"{name}*/"))) for name in names}
+    return {name: open_run(next(out.glob(f"{name}*/"))) for name in names}
 
 
 # --- grey and not square
@@ -136,14 +128,11 @@ def test_a_grey_explanation_of_a_file_lies_where_the_classifier_looked(tmp_path:
     classifier = FrozenClassifier(GREY, GREY.build(), ("early", "late"))
     values = np.random.default_rng(0).integers(0, 256, (90, 70, 3)).astype(np.uint8)
     Image.fromarray(values).save(tmp_path / "photo.png")
-    report = explain_files(
+    report = write_explanations(
         [tmp_path / "photo.png"],
-        lambda images, _targets: images[:, 0],
-        classifier,
-        method="brightness",
-        preset="tame",
+        [NamedExplainer(classifier, lambda images, _targets: images[:, 0], "brightness", "tame")],
         out=tmp_path / "out",
-        top=2,
+        classes=Classes(top=2),
         progress=False,
     )
     assert [entry["image_size"] for entry in report.entries] == [[70, 90], [70, 90]]
@@ -166,13 +155,17 @@ def test_a_grey_explanation_of_a_file_lies_where_the_classifier_looked(tmp_path:
     assert edges == pytest.approx(box, abs=1)
 
 
-TRANSFORMERS_ONLY = {"chefer_generic", "cp_lrp", "transformer_lrp"}
+ANY = [
+    name
+    for name in EXPLAINERS.names()
+    if not (EXPLAINERS.get(name).transformers_only or EXPLAINERS.get(name).learned or name == "random")
+]
 
 
-@pytest.mark.parametrize("method", sorted({*EXPLAINERS.names()} - TRANSFORMERS_ONLY - {*LEARNED} - {"random"}))
+@pytest.mark.parametrize("method", ANY)
 def test_every_explainer_serves_it(method: str) -> None:
     classifier = FrozenClassifier(GREY, GREY.build(), ("early", "late"))
-    explainer = build_explainer(classifier, MethodOptions(method, rise_masks=8))
+    explainer = build_explainer(classifier, method, **({"masks": 8} if method == "rise" else {}))
     maps = explainer(torch.rand(2, 1, HEIGHT, WIDTH), torch.tensor([0, 2]))
     assert maps.ndim == 3 and maps.isfinite().all()
     assert maps.shape[1] * WIDTH == maps.shape[2] * HEIGHT  # the aspect of the input
@@ -203,17 +196,17 @@ def test_the_confidences_of_several_labels_are_their_sigmoids(multi: FrozenClass
 
 def test_several_labels_are_explained_each_with_its_own_confidence(multi: FrozenClassifier) -> None:
     photo = Image.fromarray(np.random.default_rng(1).integers(0, 256, (40, 50, 3)).astype(np.uint8))
-    seen = see(photo, Crop.of(MULTI.preprocessing), None)
-    methods = [Method(multi, build_explainer(multi, MethodOptions("gradcam")), "gradcam", "tame")]
-    ((found,),) = explain_batch([[seen]], methods, None, top=5)
-    logits = multi.logits(seen.image[None])[0]
+    prepared = prepare_image(photo, Crop.of(MULTI.preprocessing), None)
+    methods = [NamedExplainer(multi, build_explainer(multi, "gradcam"), "gradcam", "tame")]
+    ((found,),) = explain_batch([[prepared]], methods, Classes(top=5))
+    logits = multi.logits(prepared.inputs[None])[0]
     assert [each.confidence for each in found] == pytest.approx(logits.sigmoid().sort(descending=True).values.tolist())
     assert sum(each.confidence for each in found) != pytest.approx(1, abs=0.1)
 
 
 def test_rise_weighs_masks_by_the_sigmoid(multi: FrozenClassifier, toy_images: Tensor) -> None:
-    rise, targets = build_explainer(multi, MethodOptions("rise", rise_masks=6)), torch.tensor([1, 4, 0, 2])
-    masks: Tensor = rise.masks((32, 32)).render(0, 6)  # type: ignore[attr-defined] # RISE has them
+    rise, targets = build_explainer(multi, "rise", masks=6), torch.tensor([1, 4, 0, 2])
+    masks: Tensor = rise.draw((32, 32)).render(0, 6)  # type: ignore[attr-defined] # RISE has them
     expected = torch.zeros(4, 32, 32)
     for mask in masks:
         scores = multi.module(multi.normalise(toy_images) * mask).sigmoid()[range(4), targets]
@@ -258,7 +251,7 @@ def test_one_logit_is_trained_explained_and_evaluated(
     logit = spec.build().eval()(classifier.normalise(image[None])).item()
     ill = 1 / (1 + math.exp(-logit))
     assert run.rows.columns["p"][0] == pytest.approx(max(ill, 1 - ill) if len(names) == 2 else ill, abs=1e-5)
-    explanation = explain(photographs / run.rows.files[0], classifier, "ill", "gradcam")
+    explanation = explain(photographs / run.rows.files[0], classifier, "ill", method="gradcam")
     assert explanation.confidence == pytest.approx(ill, abs=1e-5)
     assert explanation.map.shape == (4, 4)
 
@@ -282,7 +275,7 @@ def test_any_number_of_classes_is_trained_and_explained(count: int, toy_images: 
     targets = torch.tensor([0, count - 1, 1, count - 2])
     for maps in (
         model.maps(toy_images, targets),
-        build_explainer(classifier, MethodOptions("gradcam"))(toy_images, targets),
+        build_explainer(classifier, "gradcam")(toy_images, targets),
     ):
         assert maps.ndim == 3 and len(maps) == 4 and maps.isfinite().all()
     assert plain_scores(classifier, toy_images).confidence.isfinite().all()

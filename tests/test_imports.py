@@ -45,7 +45,7 @@ STRANGERS = {  # rooms that do not know these, although they stand higher
     "training": {"inference"},
     "evaluation": {"inference", "training", "callbacks"},
 }
-LAZY = {"matplotlib", "pandas", "timm", "pytorch_grad_cam"}  # imported where they are used
+LAZY = {"matplotlib", "pandas", "timm", "pytorch_grad_cam", "captum"}  # imported where they are used
 ARCHITECTURES = {"vit", "deit", "swin", "vgg", "resnet", "efficientnet", "efficientnet_lite", "mobilenet", "densenet"}
 LIGHTNING = (  # files that are about Lightning
     "callbacks/",

@@ -58,7 +58,7 @@ def test_the_wheel_holds_every_module_and_nothing_beside_the_package(wheel: zipf
 def test_the_wheel_brings_the_licence_and_the_command(wheel: zipfile.ZipFile) -> None:
     folder = f"t_tame-{tame.__version__}.dist-info"
     assert any(name.startswith(folder) and name.endswith("LICENSE") for name in wheel.namelist())
-    assert "tame=tame.cli:main" in wheel.read(f"{folder}/entry_points.txt").decode().replace(" ", "")
+    assert "tame=tame.cli.main:main" in wheel.read(f"{folder}/entry_points.txt").decode().replace(" ", "")
 
 
 def test_the_version_is_written_the_same_everywhere() -> None:

@@ -24,7 +24,6 @@ from tame.data import array_to_photo
 from tame.explainers import build_explainer
 from tame.functional.masking import min_max
 from tame.functional.scores import scores
-from tame.options import MethodOptions
 from tame.types import Explainer
 from tame.utils.checks import InputError, check_images
 from tame.utils.io import replacing
@@ -45,7 +44,7 @@ class _Seen(NamedTuple):
 class ExplanationLogger(Callback):
     """Draws the first images of validation and test with the explanation of what the classifier sees in them.
 
-    Photographs above, overlays below, titled with the prediction, its confidence and the true label: in
+    Images above, overlays below, titled with the prediction, its confidence and the true label: in
     ``explanations/val-epoch=3-step=120.png`` of the run's folder, and as ``val/explanations`` in TensorBoard, Weights
     & Biases and MLflow. The sanity check draws nothing, but refuses batches that cannot be drawn. Only the first
     process draws, and only from the first loader. An explanation that fails raises its error and so ends the run.
@@ -224,7 +223,7 @@ class ExplanationLogger(Callback):
 
     def _explainer(self, network: nn.Module) -> tuple[FrozenClassifier, Explainer]:
         classifier = FrozenClassifier(self._described, network, self._layers)
-        return classifier, build_explainer(classifier, MethodOptions(self.method))
+        return classifier, build_explainer(classifier, self.method)
 
 
 def find_network(pl_module: nn.Module, network: str | nn.Module) -> nn.Module:
@@ -271,7 +270,7 @@ def _leaving_no_trace(device: torch.device) -> Iterator[None]:
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     try:
-        cudnn.benchmark, cudnn.deterministic = False, True  # a classifier's taps are compared bit by bit
+        cudnn.benchmark, cudnn.deterministic = False, True  # a classifier's feature layers are compared bit by bit
         devices = [device] if device.type == "cuda" else []
         with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
             yield

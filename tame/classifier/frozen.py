@@ -168,17 +168,22 @@ class FrozenClassifier(nn.Module):
             self._weights_hash = digest.hexdigest()
         return self._weights_hash
 
-    def with_layers(self, layers: Sequence[str]) -> FrozenClassifier:
-        """Return a classifier that shares this one's parameters and reads other feature layers."""
-        changed = FrozenClassifier(self.spec, self.module, layers, self.weights, source=self.source)
+    def with_layers(self, layers: Sequence[str], named: bool = True) -> FrozenClassifier:
+        """Return the same classifier, parameters shared, with other feature layers.
+
+        Args:
+            layers: Names of modules, earliest first.
+            named: Whether the user named them, see the class.
+        """
+        changed = FrozenClassifier(self.spec, self.module, layers, self.weights, layers_named=named, source=self.source)
         return changed.to(self.mean.device)
 
     def with_layer_set(self, name: str) -> FrozenClassifier:
-        """Return the classifier with a layer set of its spec, or itself if the user chose the layers."""
+        """Return the same classifier with a named layer set of its spec, or itself where the user named layers."""
         if self.layers_named:
             return self
         layers = resolve_layers(self.spec, self.module, name)
-        return self if layers == self.layers else self.with_layers(layers)
+        return self if layers == self.layers else self.with_layers(layers, named=False)
 
     def normalise(self, images: Tensor) -> Tensor:
         """Subtract the mean and divide by the standard deviation, per channel.

@@ -70,7 +70,7 @@ def described(option: str, text: str, default: Any, is_flag: bool = False) -> st
         return body
     if default in (None, [], SUPPRESS):
         return f"{body} (default: {found['default']}{_of_presets(option, found['default'])})" if found else body
-    shown = ",".join(map(str, default)) if isinstance(default, list) else str(default)
+    shown = ", ".join(map(str, default)) if isinstance(default, list) else str(default)
     return f"{body} (default: {shown.lower() if isinstance(default, bool) else shown})"
 
 

@@ -54,14 +54,19 @@ def _text(kind: str, table: pd.DataFrame) -> str:
     if kind == "presets":
         table = table.set_index("name").T.rename_axis("preset").reset_index()
     cells = table.astype(object).where(table.notna(), "")
-    widths = _widths(cells) if sys.stdout.isatty() else None
+    widths = None if (columns := _terminal_columns()) is None else _widths(cells, columns)
     return cells.to_markdown(index=False, tablefmt="simple", disable_numparse=True, maxcolwidths=widths)
 
 
-def _widths(cells: pd.DataFrame) -> list[int]:
-    """Return widths of the columns that fit into the terminal: the widest are made narrower."""
+def _terminal_columns() -> int | None:
+    """Return the width of the terminal; None where the output goes to a file, in which each row stays one line."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else None
+
+
+def _widths(cells: pd.DataFrame, columns: int) -> list[int]:
+    """Return widths of a table's columns that fit into a terminal: the widest are made narrower."""
     widths = [max(len(str(cell)) for cell in [name, *cells[name]]) for name in cells]
-    space = shutil.get_terminal_size().columns - 2 * (len(widths) - 1)
+    space = columns - 2 * (len(widths) - 1)
     while sum(widths) > space and max(widths) > _NARROWEST:
         widths[widths.index(max(widths))] -= 1
     return widths

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from tame.checkpoints.classifier import load_classifier
 from tame.cli.command import Arguments, Command, Part
-from tame.training.lr_find import lr_find
+from tame.training.lr_find import WITHOUT, lr_find
+from tame.training.train import train
 
 
 def run(arguments: Arguments) -> int:
     """Test learning rates; print the suggested one and where the curve is."""
-    found = lr_find(load_classifier(**arguments.of(load_classifier)), **arguments.of(lr_find))
+    found = lr_find(load_classifier(**arguments.of(load_classifier)), **arguments.of(train, lr_find))
     if found.suggestion is None:
         print("No learning rate can be suggested: the loss does not fall clearly between these rates. ", end="")
         print("Look at the curve, or test another range or more --steps.")
@@ -21,7 +22,7 @@ def run(arguments: Arguments) -> int:
 
 COMMAND = Command(
     run=run,
-    parts=(Part(lr_find), Part(load_classifier, without=("checkpoint",))),
+    parts=(Part(lr_find), Part(train, without=WITHOUT), Part(load_classifier, without=("checkpoint",))),
     examples=(
         "tame lr-find --data photos/",
         "tame lr-find --backbone resnet50 --data photos/ --min-lr 1e-4 --max-lr 1",

@@ -16,13 +16,19 @@ if TYPE_CHECKING:
     from tame.cli.command import Command
 
 COMMANDS = {
-    "explain": ("tame.cli.explain", "Explain image files."),
-    "train": ("tame.cli.train", "Train an attention mechanism that explains a classifier."),
-    "lr-find": ("tame.cli.lr_find", "Suggest a learning rate for a training run."),
+    "explain": (
+        "tame.cli.explain",
+        "Explain image files, by one method or several: overlays, maps and a manifest, and grids that compare methods.",
+    ),
+    "train": (
+        "tame.cli.train",
+        "Train an attention mechanism that explains a classifier; the classifier itself does not change.",
+    ),
+    "lr-find": ("tame.cli.lr_find", "Suggest a learning rate for a training run by a range test."),
     "evaluate": ("tame.cli.evaluate", "Evaluate an explanation method."),
-    "compare": ("tame.cli.compare", "Compare several explanation methods on one classifier."),
+    "compare": ("tame.cli.compare", "Evaluate several explanation methods on one classifier and compare them."),
     "table": ("tame.cli.table", "Compare finished evaluations of the same images in one table."),
-    "inspect": ("tame.cli.inspect", "Show the layers of a classifier, and propose feature layers."),
+    "inspect": ("tame.cli.inspect", "List the layers of a classifier, and propose feature layers."),
     "convert": ("tame.cli.convert", "Convert a checkpoint of the authors' programs."),
     "list": ("tame.cli.list", "List backbones, methods, metrics, presets and attention mechanisms."),
 }

@@ -51,7 +51,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
     values = vars(parser.parse_args(rest).as_flat())
     for option in parser.options.values():
         if "." not in option.name:
-            values.setdefault(option.name, None if option.default is REQUIRED else option.default)
+            values.setdefault(option.name, _absent(option))
     about = {option: values.pop(option) for option in _ABOUT_THE_CALL}
     if about["print_config"]:
         print(parser.dump(_nested(values), skip_unset=False), end="")
@@ -63,10 +63,10 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
 
 def build_parser(command: Command, name: str) -> Parser:
     """Return the parser of a command, made of the signatures of its functions."""
-    positional = f" [{command.positional.upper()} ...]" if command.positional else ""
+    options = sorted(command.options(), key=lambda option: place_of(name, option.name))
     parser = Parser(
         prog=f"tame {name}",
-        usage=f"tame {name}{positional} [OPTIONS]",
+        usage=" ".join([f"tame {name}", *_positional_usage(options, command), "[OPTIONS]"]),
         description=first_sentence(command.parts[0].function),
         epilog="\n".join(["examples:", *(f"  {line}" for line in command.examples)]),
         formatter_class=HelpFormatter,
@@ -74,7 +74,6 @@ def build_parser(command: Command, name: str) -> Parser:
         allow_abbrev=False,
         print_config=None,  # its own would only print what follows a configuration file
     )
-    options = sorted(command.options(), key=lambda option: place_of(name, option.name))
     for title in GROUPS:
         if title == "General" and command.takes_method_arguments:
             parser.add_method_arguments_group(method_options())
@@ -86,6 +85,13 @@ def build_parser(command: Command, name: str) -> Parser:
             if title == "General":
                 parser.add_general(group)
     return parser
+
+
+def _absent(option: Option) -> Any:
+    """Return what stands for an option that is given by its value alone, where it is not given."""
+    if option.default is not REQUIRED:
+        return option.default
+    return [] if isinstance(option.kind, Listed) else None
 
 
 def _method_arguments(values: Mapping[str, Any], replaced: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
@@ -101,6 +107,13 @@ def _method_arguments(values: Mapping[str, Any], replaced: Mapping[str, Any]) ->
         if dot and (method in asked or option not in replaced or replaced[option] != value):
             methods.setdefault(method, {})[argument] = value
     return methods
+
+
+def _positional_usage(options: Sequence[Option], command: Command) -> list[str]:
+    """Return how the option that is given by its value alone stands in the usage."""
+    found = [option for option in options if option.name == command.positional]
+    shown = [f"{one.name.upper()} ..." if isinstance(one.kind, Listed) else one.name.upper() for one in found]
+    return [f"[{text}]" if one.default is not REQUIRED else text for one, text in zip(found, shown, strict=True)]
 
 
 class Parser(jsonargparse.ArgumentParser):

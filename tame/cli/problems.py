@@ -62,7 +62,8 @@ def _unknown(rest: str, known: list[str], positional: str | None, kinds: Mapping
     """Return what is wrong with arguments that no option takes."""
     first = rest.split()[0].partition("=")[0]
     if first.startswith("-"):
-        return f"unknown option {first}{nearest(first, known)}"
+        spelled = [text for text in known if "_" in first or "_" not in text]  # as the user spells them
+        return f"unknown option {first}{nearest(first, spelled)}"
     if positional is None:
         return f"unexpected argument {rest!r}: every value needs its option"
     if isinstance(kinds[positional], Listed):

@@ -127,7 +127,7 @@ class RISE(CheckedExplainer):
             changes the maps by rounding only.
         seed: Seed of the masks.
         draw: Function of an image size (H, W) that returns the masks; default: `draw_masks` with s = 7 and p1 = 0.5.
-        weights: Weigh masks by the target's confidence or logit.
+        weighting: Weight masks by the target's confidence or logit.
 
     Raises:
         InputError: For less than one mask, or a batch size below 1.
@@ -150,7 +150,7 @@ class RISE(CheckedExplainer):
         batch_size: int | None = None,
         seed: int = 0,
         draw: Callable[[tuple[int, int]], RandomMasks] | None = None,
-        weights: Literal["confidence", "logit"] = "confidence",
+        weighting: Literal["confidence", "logit"] = "confidence",
     ) -> None:
         super().__init__(classifier)
         if masks < 1:
@@ -161,7 +161,7 @@ class RISE(CheckedExplainer):
             raise InputError(f"expected a batch size of 1 or more, got {batch_size}")
         self.batch_size = batch_size
         self.draw = draw or (lambda size: draw_masks(masks, size, seed=seed))
-        self.weights = weights
+        self.weighting = weighting
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps (B, H, W) of ``targets`` (B,) on ``images`` (B, C, H, W)."""
@@ -187,7 +187,7 @@ class RISE(CheckedExplainer):
 
     def _weights(self, logits: Tensor, targets: Tensor) -> Tensor:
         """Return the weight of each mask (R,) from logits (R, K) and targets (R,)."""
-        if self.weights == "logit":
+        if self.weighting == "logit":
             return target_logits(logits, targets)
         return confidences(logits, targets, self.classifier.spec.score)
 

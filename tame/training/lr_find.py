@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import inspect
 from collections.abc import Sequence
+from dataclasses import fields
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any, NamedTuple
@@ -19,16 +21,20 @@ from tame.attention.loss import AttentionLoss
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
 from tame.data import Batch
+from tame.explainers.registry import check_names
 from tame.training.build import Training, build
 from tame.training.images import TrainingImages
 from tame.training.module import AttentionModule
 from tame.training.optim import build_optimizer
 from tame.training.plan import Hardware, Output, resolve
-from tame.training.recipe import InitKind, Recipe, TrainableKind
-from tame.types import LossForm, MaskingKind, Precision
+from tame.training.recipe import Recipe
+from tame.training.train import train
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
 from tame.visualize import learning_rate_curve
+
+WITHOUT = ("lr", "epochs", "limit_val_images", "devices", "num_nodes", "strategy", "out", "resume")
+"""Arguments of `tame.train` that do not matter to a range test."""
 
 _FEWEST_STEPS = 10
 _SMOOTHING = 1 / 25  # standard deviation of the window, relative to the number of steps
@@ -77,24 +83,7 @@ def lr_find(
     max_lr: float = 10.0,
     steps: int = 100,
     out: str | Path | None = None,
-    data: str | Path | None = None,
-    lists: str | Path | None = None,
-    train_list: str | Path | None = None,
-    val_list: str | Path | None = None,
-    per_label: int | None = None,
-    limit_images: int | None = None,
-    preset: str = "tame",
-    attention: str | None = None,
-    init: InitKind | None = None,
-    init_images: int = 16,
-    trainable: TrainableKind | None = None,
-    loss: LossForm | None = None,
-    masking: MaskingKind | None = None,
-    batch_size: int | None = None,
-    clip: float | None = None,
-    precision: Precision = "auto",
-    num_workers: int = 0,
-    seed: int = 0,
+    **training: Any,
 ) -> LrFound:
     """Suggest a learning rate for a training run by a range test.
 
@@ -108,29 +97,7 @@ def lr_find(
         max_lr: Learning rate of the last step.
         steps: Number of steps; a loss that explodes ends the test.
         out: Folder of the curve; default: runs/BACKBONE-lr-find.
-        data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of images; default: DATA
-            of the environment or of .env.
-        lists: Folder of image lists; default: LIST of the environment or of .env.
-        train_list: List of training images, a path or a name in lists; default: train.txt there, otherwise every image
-            of the training folder.
-        val_list: List of validation images, which are not used here; default: Validation.txt in lists, otherwise 10 %
-            of the training images, drawn by seed.
-        per_label: Largest number of training images of each label; default: all.
-        limit_images: Number of training images, drawn by seed; default: all.
-        preset: Preset of all choices that are not made here: paper, released or tame (see `tame list presets`).
-        attention: Attention mechanism (see `tame list attention`); an L-CAM reads one layer, the last of the preset's
-            layer set unless layers are named; default: T-TAME, in the preset's form for the kind of classifier.
-        init: Initialisation of the mechanism: random, or from the classifier's gradients; default: the preset's.
-        init_images: Number of training images to initialise from the classifier with.
-        trainable: Trained part: all of the mechanism, or one fusion row that all classes share; default: the preset's.
-        loss: Loss: cross-entropy with area and variation in the form of the paper or of the released program, ranked
-            (masks of a given area), or cross-entropy alone; default: the preset's.
-        masking: Masking of the images that are classified again: cnn or vit; default: the backbone's.
-        batch_size: Images per optimiser step; default: the preset's.
-        clip: Largest norm of the gradient; default: no clipping.
-        precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
-        num_workers: Worker processes that load images; 0 loads them in the main process.
-        seed: Seed of everything random.
+        training: Arguments of the training run, see `tame.train`, except for those of `WITHOUT`.
 
     Returns:
         The curve, and the rate at which the smoothed loss falls most steeply, None if it does not fall clearly.
@@ -142,30 +109,21 @@ def lr_find(
     """
     rates = LrRange(min_lr, max_lr, steps)
     rates.check()
-    images = TrainingImages(
-        data=data,
-        lists=lists,
-        train_list=train_list,
-        val_list=val_list,
-        per_label=per_label,
-        limit_images=limit_images,
+    parameters = inspect.signature(train).parameters
+    check_names("lr_find", [name for name in parameters if name not in ("classifier", *WITHOUT)], training)
+    images, recipe, hardware = (
+        {one.name: training[one.name] for one in fields(group) if one.name in training}
+        for group in (TrainingImages, Recipe, Hardware)
     )
-    recipe = Recipe(
-        preset=preset,
-        attention=attention,
-        init=init,
-        init_images=init_images,
-        trainable=trainable,
-        loss=loss,
-        masking=masking,
-        epochs=1,  # without one, no shared row is made ready
-        batch_size=batch_size,
-        clip=clip,
+    plan = resolve(
+        classifier,
+        TrainingImages(**images),
+        Recipe(**recipe, epochs=1),  # without one, no shared row is prepared
+        Hardware(**hardware),
+        training.get("seed", 0),
+        Output(out, resume=False, default="runs/{backbone}-lr-find"),
     )
-    hardware = Hardware(precision=precision, num_workers=num_workers)
-    output = Output(out, resume=False, default="runs/{backbone}-lr-find")
-    training = build(resolve(classifier, images, recipe, hardware, seed, output))
-    return _write(range_test(training, rates), training.plan.folder)
+    return _write(range_test(build(plan), rates), plan.folder)
 
 
 def range_test(training: Training, rates: LrRange) -> LrCurve:

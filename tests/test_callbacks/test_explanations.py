@@ -26,7 +26,6 @@ from tame.callbacks.explanations import ExplanationLogger, _Seen, detached_copy,
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.explainers import build_explainer
 from tame.explainers.controls import Control, all_ones_maps
-from tame.options import MethodOptions
 from tame.utils.checks import InputError
 from toys import TOY_SPECS, ToyCNN, seeded
 
@@ -77,7 +76,7 @@ class Explaining(LightningModule):
     def __init__(self, classifier: FrozenClassifier) -> None:
         super().__init__()
         self.classifier = classifier
-        self.explainer = build_explainer(classifier, MethodOptions("gradcam"))
+        self.explainer = build_explainer(classifier, "gradcam")
 
     def explain_batch(self, images: Tensor, targets: Tensor) -> Tensor:
         return self.explainer(images, targets)
@@ -136,7 +135,7 @@ class Spy(ExplanationLogger):
 @pytest.fixture
 def titles(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Titles of the latest picture."""
-    from tame.evaluation import explanation_logger
+    from tame.callbacks import explanations as explanation_logger
 
     found: list[str] = []
     grid = explanation_logger.grid
@@ -190,12 +189,12 @@ def test_a_training_of_the_users_own(tmp_path: Path, titles: list[str], kind: st
         assert match and float(match[1]) == pytest.approx(percent, abs=0.1)
 
 
-def test_the_picture_is_photographs_above_overlays(tmp_path: Path) -> None:
+def test_the_picture_is_images_above_overlays(tmp_path: Path) -> None:
     trainer(ExplanationLogger(SPEC, "net", n=3), tmp_path).validate(Training(), pairs(), verbose=False)
     with Image.open(tmp_path / "explanations" / "val-epoch=0-step=0.png") as picture:
         values = np.asarray(picture.convert("RGB")).astype(int)
     half = len(values) // 2
-    colour = np.abs(values - values.mean(2, keepdims=True)).mean((1, 2))  # the photographs are grey noise, nearly
+    colour = np.abs(values - values.mean(2, keepdims=True)).mean((1, 2))  # the images are grey noise, nearly
     assert values.shape[1] > 3 * 200 > values.shape[0]
     assert colour[half:].mean() > 2 * colour[:half].mean()
 
@@ -248,9 +247,10 @@ class Drawing(Control):
 def test_a_method_that_draws_random_numbers_does_not_move_the_training(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from tame.explainers import EXPLAINERS
+    from tame.explainers import EXPLAINERS, Method
 
-    monkeypatch.setitem(EXPLAINERS._entries, "drawing", lambda classifier, _: Drawing(classifier, all_ones_maps))
+    drawing = Method("Drawing", "random", "none", lambda classifier: Drawing(classifier, all_ones_maps))
+    monkeypatch.setitem(EXPLAINERS._entries, "drawing", drawing)
     results = []
     for callback in (None, ExplanationLogger(SPEC, "net", "drawing")):
         torch.manual_seed(3)

@@ -131,10 +131,10 @@ def test_arguments_that_a_preset_sets(toy_backbone: str, photographs: Path) -> N
     common: dict[str, Any] = {"limit_images": 2, "preset": "released"}
     settings = measure("rise", arguments={"rise": {"masks": 3}}, **common).settings
     assert settings["arguments"] == settings["overrides"] == {"masks": 3}
-    logit = {"masks": 3, "weights": "logit"}  # as the preset says
+    logit = {"masks": 3, "weighting": "logit"}  # as the preset says
     assert measure("rise", arguments={"rise": logit}, out="same", **common).settings == settings
-    other = measure("rise", arguments={"rise": logit | {"weights": "confidence"}}, out="other", **common).settings
-    assert other["arguments"] == other["overrides"] == {"masks": 3, "weights": "confidence"}
+    other = measure("rise", arguments={"rise": logit | {"weighting": "confidence"}}, out="other", **common).settings
+    assert other["arguments"] == other["overrides"] == {"masks": 3, "weighting": "confidence"}
     assert cells(Path("other")) != cells(Path("run")) == cells(Path("same"))
 
 

@@ -129,7 +129,7 @@ class TestRegistry:
     def test_arguments_by_name(self) -> None:
         taken = {name: list(EXPLAINERS.get(name).arguments) for name in EXPLAINERS}
         assert taken["gradcam"] == ["layer"] and taken["ttame"] == ["checkpoint"] and taken["centre"] == []
-        assert taken["rise"] == ["masks", "batch_size", "seed", "draw", "weights"]
+        assert taken["rise"] == ["masks", "batch_size", "seed", "draw", "weighting"]
         assert taken["iia"] == taken["iia_released"] == ["layer", "steps", "batch_size"]
 
 

@@ -230,8 +230,8 @@ def test_the_preset_says_what_weights_a_mask(toy_classifier: Make, preset: str) 
 def test_what_it_was_built_by(toy_classifier: Make) -> None:
     """Runs and pictures record the method and its arguments, those of a preset too."""
     explainer = build_explainer(toy_classifier(), "rise", **PRESETS.get("released").method_arguments("rise"))
-    assert isinstance(explainer, RISE) and explainer.weights == "logit"
-    assert (explainer.method, dict(explainer.arguments)) == ("rise", {"weights": "logit"})
+    assert isinstance(explainer, RISE) and explainer.weighting == "logit"
+    assert (explainer.method, dict(explainer.arguments)) == ("rise", {"weighting": "logit"})
     assert PRESETS.get("released").method_arguments("gradcam") == {}
 
 
@@ -258,17 +258,17 @@ def test_reference_masks(reference: dict[str, Any]) -> None:
 
 
 @pytest.mark.shared
-@pytest.mark.parametrize(("weights", "key"), [("confidence", "saliency_softmax"), ("logit", "saliency_logits")])
+@pytest.mark.parametrize(("weighting", "key"), [("confidence", "saliency_softmax"), ("logit", "saliency_logits")])
 @pytest.mark.parametrize("batch_size", [None, 5])
 def test_reference_maps(
-    reference: dict[str, Any], batch_size: int | None, weights: Literal["confidence", "logit"], key: str
+    reference: dict[str, Any], batch_size: int | None, weighting: Literal["confidence", "logit"], key: str
 ) -> None:
     module = tiny_cnn()
     module.load_state_dict(reference["state_dict"])
     spec = BackboneSpec("tiny", nn.Identity, Preprocessing(64, 64), tuple(map(str, range(10))))
     classifier = FrozenClassifier(spec, module, ["stage3"])
     masks = RandomMasks(reference["grid"].bool(), reference["shifts"], (64, 64))
-    explainer = RISE(classifier, batch_size=batch_size, draw=fixed(masks), weights=weights)
+    explainer = RISE(classifier, batch_size=batch_size, draw=fixed(masks), weighting=weighting)
     given = reference["input"] * classifier.std + classifier.mean  # the stored input is normalised
     for target in range(10):
         maps = explainer.explain(given, torch.tensor([target, target]))  # unchecked: they leave [0, 1] a little

@@ -89,7 +89,7 @@ def test_arguments_of_the_method(toy_classifier, noise_files, built):
 @pytest.mark.parametrize(("preset", "weights"), [("tame", "confidence"), ("released", "logit")])
 def test_the_preset_sets_arguments_of_the_method(toy_classifier, noise_files, preset, weights):
     classifier = toy_classifier()
-    explainer = build_explainer(classifier, "rise", masks=8, weights=weights)
+    explainer = build_explainer(classifier, "rise", masks=8, weighting=weights)
     own = explain(noise_files[0], target=1, method=explainer)
     assert np.array_equal(explain(noise_files[0], classifier, 1, method="rise", masks=8, preset=preset).map, own.map)
 

@@ -13,6 +13,7 @@ from tame.attention.loss import AttentionLoss
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import BACKBONES
 from tame.cli.main import main
+from tame.explainers import MethodName
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
 from toys import TOY_SPECS, seeded
@@ -79,7 +80,7 @@ def test_a_trained_form_explains_and_is_evaluated(toy_backbone, photographs, tmp
     assert main(["explain", str(photographs / "00.png"), *chosen, "--out", "explained"]) == 0
     assert any((tmp_path / "explained").glob("**/*.npy"))
     assert main(["evaluate", *chosen, "--data", str(photographs), "--limit-images", "4", "--out", "evaluated"]) == 0
-    assert method in capsys.readouterr().out
+    assert MethodName.of(method).title in capsys.readouterr().out
 
 
 def test_an_asked_layer_is_read(lcam):

@@ -14,7 +14,7 @@ from tame.classifier import BackboneSpec, Preprocessing, TokenLayout
 from tame.classifier.gradients import class_gradients
 from tame.data import Crop, load_image
 from tame.functional.masking import rank_scale
-from tame.inference import bundled_photographs
+from tame.inference import bundled_images
 from tame.training.optim import build_optimizer, build_schedule
 
 pytestmark = [pytest.mark.shared, pytest.mark.slow]
@@ -49,7 +49,7 @@ def classifier(shared_dir):
 def images(shared_dir):
     """Return a cat, a cup of coffee, and six photographs of ImageNet."""
     folder = shared_dir / "data" / "imagenet_mini" / "ILSVRC2012_img_val"
-    files = bundled_photographs() + sorted(folder.glob("*.JPEG"))[:6]
+    files = bundled_images() + sorted(folder.glob("*.JPEG"))[:6]
     crop = Crop.of(DEIT_TINY.preprocessing)
     return torch.stack([crop(load_image(file)) for file in files])
 

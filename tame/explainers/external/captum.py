@@ -23,16 +23,18 @@ NAME = "captum"
 INSTALL = "t-tame[captum]"
 
 GRID = 7
-"""Features per side for the methods that switch features on and off: the cells of a grid over the image."""
+"""Cells per side of the grid over the image whose cells are the features of perturbation methods."""
 
 SAMPLES = 500
-"""Perturbed images for KernelShap and Lime; the library's 25 are fewer than there are features."""
+"""Perturbed images for KernelShap and Lime; the library's default, 25, is less than the number of features."""
 
+# arguments of the library that are set here
 _OURS = (
     "model", "forward_func", "layer", "device_ids", "inputs", "target", "additional_forward_args",
     "attribute_to_layer_input", "return_convergence_delta", "return_input_shape", "show_progress",
 )  # fmt: skip
 _QUADRATURE = "quadrature"  # the library's ``method`` of integrating gradients, which would be taken for its name
+# required arguments of the library for which there is a value here
 _GIVEN = {"model", "forward_func", "layer", "inputs", "target", "baselines", "sliding_window_shapes"}
 _LEFT_OUT = {
     "FeaturePermutation",  # permutes features among the images of a batch
@@ -54,7 +56,7 @@ def methods() -> dict[str, Any]:
 
 
 def _usable(name: str, kind: Any) -> bool:
-    """Whether we can give all that a class of the library requires."""
+    """Whether a class of the library is a method, and all its required arguments can be set."""
     attribute = getattr(kind, "attribute", None)
     if name in _LEFT_OUT or not (inspect.isclass(kind) and inspect.isfunction(attribute)):
         return False
@@ -72,16 +74,17 @@ class CaptumExplainer(ExternalExplainer):
     """An attribution method of the library `captum`.
 
     ``map = sum_c attribution_c``, signed, of the target's logit with respect to the normalised image, (B, H, W), or,
-    for methods of a layer, to the layer's output, (B, h, w). Normalisation, targets, the layer and the layout of
-    tokens and of channels are found by us. Images are explained one by one; random numbers are seeded by the image.
+    for methods of a layer, to the layer's output, (B, h, w). The library receives normalised images, one target per
+    image, and layers with channels first, whether the classifier works on maps or tokens. Images are explained one by
+    one; random numbers are seeded by the image.
 
-    Where the library has no default or an impractical one:
+    Defaults that the library does not have, or that differ from the library's:
         baselines: zero after normalisation, the mean colour.
         sliding_window_shapes, strides: an eighth of the image's sides, and half of that (Occlusion). A single number
             is the window's side in pixels.
         feature_mask: a grid of 7 x 7 cells (FeatureAblation, ShapleyValueSampling, KernelShap, Lime).
         n_samples: 500 (KernelShap, Lime).
-        perturbations_per_eval, internal_batch_size: as many as suit the device; they do not change the maps.
+        perturbations_per_eval, internal_batch_size: by the device; they change the maps by rounding only.
 
     Args:
         classifier: The classifier to explain.
@@ -92,7 +95,7 @@ class CaptumExplainer(ExternalExplainer):
 
     Raises:
         InputError: If the library is not installed, has no such method, or the method takes no such argument or
-            cannot explain this classifier; for a layer that does not exist or gives no feature map.
+            cannot explain this classifier; for a layer that does not exist or is no feature map.
 
     Source: Kokhlikyan et al., "Captum: A unified and generic model interpretability library for PyTorch", 2020.
 
@@ -154,7 +157,7 @@ class CaptumExplainer(ExternalExplainer):
         return arguments
 
     def _check_activations(self, title: str) -> None:
-        """Check that a method that changes the gradients of activations finds one: otherwise it is another method."""
+        """Check that a method that changes the gradients of activations finds some; otherwise it changes nothing."""
         changed: tuple[type[nn.Module], ...] = ()
         if title in ("GuidedBackprop", "Deconvolution", "GuidedGradCam"):
             changed = (nn.ReLU,)
@@ -191,5 +194,5 @@ def _windows(arguments: Mapping[str, Any], channels: int, height: int, width: in
 
 
 def _tuple(value: Any) -> Any:
-    """Return a list, as files and command lines give it, as a tuple, as the library wants it."""
+    """Return a list, from a file or the command line, as the tuple that the library expects."""
     return tuple(map(_tuple, value)) if isinstance(value, list) else value

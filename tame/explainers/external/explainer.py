@@ -1,4 +1,4 @@
-"""What the methods of all external libraries share: images one by one, no trace, errors that name the method."""
+"""Base class of methods of external libraries: one image at a time, in isolation."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ class ExternalExplainer(CheckedExplainer):
 
     @abstractmethod
     def explain_one(self, inputs: Tensor, target: int) -> Tensor:
-        """Return the map (h, w) of one normalised image (1, C, H, W); the library may change the network meanwhile."""
+        """Return the map (h, w) of one normalised image (1, C, H, W); changes of the network are undone afterwards."""
 
     @contextmanager
     def refusals(self) -> Iterator[None]:
-        """Turn whatever error the library raises into an `InputError` that names the method and the classifier."""
+        """Raise errors of the library as `InputError` with the names of the method and the classifier."""
         try:
             yield
         except (InputError, torch.OutOfMemoryError):
@@ -43,5 +43,7 @@ class ExternalExplainer(CheckedExplainer):
 
     def _explain(self, image: Tensor, target: int) -> Tensor:
         with isolated(self.classifier.module, image), self.refusals():
-            inputs = self.classifier.normalise(image.detach().clone().unsqueeze(0))  # no inference tensor in a graph
+            inputs = self.classifier.normalise(
+                image.detach().clone().unsqueeze(0)
+            )  # an inference tensor cannot enter a graph
             return self.explain_one(inputs, target).detach()

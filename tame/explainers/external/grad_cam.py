@@ -26,6 +26,8 @@ from tame.explainers.registry import check_names
 from tame.utils.checks import InputError
 
 NAME = "grad-cam"
+
+# arguments of the library that are set here
 _OURS = ("model", "target_layers", "reshape_transform", "input_tensor", "targets", "target_idx")
 
 
@@ -55,27 +57,27 @@ def build(classifier: FrozenClassifier, name: str, **arguments: Any) -> CheckedE
 class LibraryCAM(ExternalExplainer):
     """A method of the library `grad-cam` (pytorch-grad-cam).
 
-    The target layer, the layout of tokens and of channels, normalisation and targets are found by us. Images are
-    explained one by one: several methods of the library mix the images of a batch. Random numbers are seeded by the
-    image. The library's progress bars and warnings are not shown.
+    The library receives normalised images, one target per image, and a target layer with channels first, whether the
+    classifier works on maps or tokens. Images are explained one by one, because several of its methods mix the images
+    of a batch; random numbers are seeded by the image. Its progress bars and warnings are not shown.
 
-    Maps are the library's before it scales them to [0, 1] and enlarges them: (B, h, w) of the target layer's size and
-    not negative, like those of our own CAM methods; (B, H, W) of FullGrad and SESS. Only RefineCAM, and all methods
-    with ``aug_smooth``, return maps (B, H, W) that the library has scaled to [0, 1].
+    Maps are the library's before it scales them to [0, 1] and upsamples them: not negative, (B, h, w) in the size of
+    the target layer, for FullGrad and SESS (B, H, W). Only RefineCAM, and every method with ``aug_smooth``, returns
+    maps (B, H, W) that the library has scaled to [0, 1].
 
-    FinerCAM contrasts the target with the classes of the nearest logits. FullGrad reads every convolution and batch
-    normalisation that has a bias. RefineCAM multiplies the maps of several layers, by default all feature layers.
+    FinerCAM compares the target with the classes of the nearest logits. FullGrad reads every convolution and batch
+    normalisation with a bias. RefineCAM multiplies the maps of several layers, by default of all feature layers.
 
     Args:
         classifier: The classifier to explain.
         name: Name of the method in the library; case, ``-`` and ``_`` do not matter.
         layer: Target layer; default: the spec's CAM layer, otherwise the last feature layer.
         arguments: Arguments of the library's class (``kernel`` of KPCA_CAM) and of its call (``eigen_smooth``) by
-            name. A ``base_method`` may be named.
+            name; ``base_method`` may be the name of another method.
 
     Raises:
         InputError: If the library is not installed, has no such method, or the method takes no such argument; for a
-            layer that does not exist, gives no feature map, or does not reach the logits.
+            layer that does not exist, is no feature map, or does not reach the logits.
 
     Source: J. Gildenblat and contributors, "PyTorch library for CAM methods", https://github.com/jacobgil/pytorch-grad-cam.
 

@@ -1,4 +1,4 @@
-"""Run a library on a network, and leave the network and all random states as they were."""
+"""Run a library on a network, then restore the network and all random states."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ def isolated(module: nn.Module, image: Tensor) -> Iterator[None]:
         warnings.simplefilter("ignore")
         for part in module.modules():
             if getattr(part, "inplace", False):
-                part.inplace = False  # type: ignore[assignment] # hooks see activations before they are overwritten
+                part.inplace = False  # type: ignore[assignment] # an attribute; hooks need values that are not overwritten
         yield
 
 
