@@ -34,7 +34,7 @@ class Preset:
         road_selection: ROAD removes ``exact`` numbers of pixels, or all pixels that reach a ``percentile``.
         road_space: ROAD imputes the ``image`` in [0, 1], or the normalised input of the ``network``.
         road_reading: Main value of ROAD: mean ``confidence`` under MoRF, or accuracy (top-1 unchanged, ``kept``).
-        rise_weighting: RISE weights its masks by the ``confidence`` or the ``logit`` of the target class.
+        rise_weights: RISE weights its masks by the ``confidence`` or the ``logit`` of the target class.
     """
 
     name: str
@@ -55,11 +55,11 @@ class Preset:
     road_selection: Literal["exact", "percentile"]
     road_space: Literal["image", "network"]
     road_reading: Literal["confidence", "kept"]
-    rise_weighting: Literal["confidence", "logit"]
+    rise_weights: Literal["confidence", "logit"]
 
     def method_arguments(self, method: str) -> dict[str, Any]:
         """Return the arguments of an explanation method that this preset sets."""
-        return {"weighting": self.rise_weighting} if method == "rise" else {}
+        return {"weighting": self.rise_weights} if method == "rise" else {}
 
 
 _PAPER = Preset(
@@ -81,7 +81,7 @@ _PAPER = Preset(
     road_selection="exact",
     road_space="image",
     road_reading="confidence",
-    rise_weighting="confidence",
+    rise_weights="confidence",
 )
 _RELEASED = replace(
     _PAPER,
@@ -95,7 +95,7 @@ _RELEASED = replace(
     road_selection="percentile",
     road_space="network",
     road_reading="kept",
-    rise_weighting="logit",
+    rise_weights="logit",
 )
 _TAME = replace(
     _PAPER,

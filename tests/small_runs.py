@@ -13,11 +13,13 @@ from lightning import LightningModule
 from torch import Tensor, nn
 from torch.utils.data import Dataset
 
+from tame.checkpoints.classifier import load_classifier
 from tame.classifier import FrozenClassifier
 from tame.data import Batch
 from tame.data.dataset import Sample
-from tame.evaluation import EvaluationRequest, RunSettings, Summary, run_evaluation
+from tame.evaluation import EvaluationRequest, RunSettings, Summary, open_run, run_evaluation
 from tame.evaluation.batch import Maps
+from tame.evaluation.evaluate import evaluate
 from tame.evaluation.request import ChosenImages
 from tame.explainers import build_explainer
 from tame.metrics import Deletion, ImputedConfidence, Insertion, MaskedConfidence, Metric
@@ -116,6 +118,14 @@ def run(
     }
     arguments |= {name: changes.pop(name) for name in (*arguments, "process") if name in changes}
     return run_evaluation(classifier=classifier, request=request_for(metrics, **changes), out=out, **arguments)
+
+
+def measure(method: Any = "centre", **options: Any) -> Summary:
+    """Call `evaluate` on the CPU, on the toy CNN unless asked otherwise, and return the summary of its run."""
+    classifier = options.pop("classifier", None) or load_classifier("toy_cnn", device="cpu")
+    table = evaluate(method, classifier, **{"data": "photographs", "out": "run", "progress": False} | options)
+    (folder,) = table.attrs["folders"].values()
+    return open_run(folder).summary
 
 
 def cells(folder: Path) -> list[dict[str, str]]:

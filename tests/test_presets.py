@@ -24,7 +24,7 @@ def test_there_are_three_presets_under_their_own_names() -> None:
         ("road_selection", "exact", "percentile"),
         ("road_space", "image", "network"),
         ("road_reading", "confidence", "kept"),
-        ("rise_weighting", "confidence", "logit"),
+        ("rise_weights", "confidence", "logit"),
     ],
 )
 def test_paper_and_released_program_differ_as_published(choice: str, paper: object, released: object) -> None:

@@ -30,12 +30,12 @@ from tame.utils.io import replacing
 from tame.visualize import grid, overlay
 
 _IMAGES, _LABELS = ("image", "images", "pixel_values"), ("label", "labels", "target", "targets")  # keys of batches
-_SIDE = 200  # of one picture, pixels
-_OVERSHOOT = 0.25  # resizing and augmenting can leave [0, 1] by so much; another mean and std leave it further
+_SIDE = 200  # side of one picture in pixels
+_OVERSHOOT = 0.25  # resizing and augmentation leave [0, 1] by at most so much; a wrong mean or std by more
 
 
 class _Seen(NamedTuple):
-    """Images (B, C, H, W) in [0, 1] and their labels, -1 where there is none."""
+    """Images (B, C, H, W) in [0, 1] and their labels, -1 where unknown."""
 
     images: Tensor
     labels: list[int]
@@ -55,23 +55,23 @@ class ExplanationLogger(Callback):
       targets)`` that returns unscaled maps (B, h, w), and batches with ``image`` in [0, 1].
 
     Args:
-        spec: What is known of the user's classifier: mean and std, image size, class names, tokens, CAM layer; its
-            ``build`` and weights are not used. None: the module explains itself.
-        network: Where that classifier is: its path in the module (``model``, ``parts.net``; empty: the module
+        spec: Description of the user's classifier: mean and std, image size, class names, tokens, CAM layer; its
+            ``build`` and weights are not used. None for a module that explains itself.
+        network: The user's classifier: its path in the module (``model``, ``parts.net``; an empty path is the module
             itself), or the network. It takes normalised images and returns logits (B, K).
-        method: Explanation method of that classifier, see `tame list methods`.
+        method: Explanation method for that classifier, see `tame list methods`.
         n: Number of images.
-        every_n_epochs: Draw the first of so many validations of a training; other runs always draw.
-        normalised: Whether the batches are normalised by the mean and std of the spec; else they are in [0, 1].
-        images_of: Returns a batch's images (B, C, H, W) in [0, 1]; None: batches are ``(images, labels)``, or dicts
-            with ``image`` and ``label``.
+        every_n_epochs: During training, draw the first of so many validations; other runs always draw.
+        normalised: Whether the batches are normalised by the mean and std of the spec; otherwise they are in [0, 1].
+        images_of: Function that returns a batch's images (B, C, H, W) in [0, 1]; default: batches are ``(images,
+            labels)``, or dicts with ``image`` and ``label``.
 
     Raises:
         InputError: For an ``n`` or ``every_n_epochs`` below 1; when a run starts, for a module, network, spec or
             method that cannot explain; later, for batches that cannot be drawn and weights that are not finite.
     """
 
-    _described: BackboneSpec  # what is explained
+    _explained: BackboneSpec  # spec of the classifier that is explained
 
     def __init__(
         self,
@@ -94,7 +94,7 @@ class ExplanationLogger(Callback):
         self.normalised = normalised
         self.images_of = images_of
         self._layers: tuple[str, ...] = ()
-        self._validations = 0  # of the training, without the sanity check
+        self._validations = 0  # number of validations during training, without the sanity check
         self._due = False
         self._seen: list[_Seen] = []
 
@@ -108,9 +108,9 @@ class ExplanationLogger(Callback):
                     "expected a spec of the classifier, or a module with a FrozenClassifier as .classifier and "
                     f"explain_batch(images, targets), got no spec and {type(module).__name__}"
                 )
-            self._described = module.classifier.spec
+            self._explained = module.classifier.spec
             return
-        self._described = spec = self.spec
+        self._explained = spec = self.spec
         if isinstance(trainer.strategy, FSDPStrategy | ModelParallelStrategy):
             strategy = type(trainer.strategy).__name__
             raise InputError(f"expected a strategy that leaves the network whole, such as ddp, got {strategy}")
@@ -118,20 +118,20 @@ class ExplanationLogger(Callback):
         if pixels.channels not in (1, 3):
             raise InputError(f"expected a spec of 1 or 3 channels to draw, got {pixels.channels} of {spec.name}")
         network = find_network(module, self.network)
-        with _leaving_no_trace(torch.device("cpu")):
+        with _leave_no_trace(torch.device("cpu")):
             copied = with_output(spec, detached_copy(network).cpu().eval())
             named = (spec.cam_layer,) if spec.cam_layer else ()
             self._layers = spec.layers.get("proposed") or named or propose_layers(spec, copied)
             self._explainer(copied)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Decide whether this validation is drawn."""
+        """Decide whether to draw this validation."""
         fitting = trainer.state.fn == "fit" and not trainer.sanity_checking
         self._seen, self._due = [], not fitting or self._validations % self.every_n_epochs == 0
         self._validations += fitting
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forget earlier images."""
+        """Discard images of earlier runs."""
         self._seen, self._due = [], True
 
     def on_validation_batch_start(
@@ -154,15 +154,15 @@ class ExplanationLogger(Callback):
         self._log(trainer, pl_module, "test")
 
     def _read(self, batch: Any, count: int) -> _Seen:
-        """Return copies of the first ``count`` images: what follows may change the batch."""
+        """Return copies of the first ``count`` images, since the module's step may change the batch."""
         images, labels = _parts(batch)
         images = self.images_of(batch) if self.images_of else images
         if not isinstance(images, Tensor):
             raise InputError(
                 f"expected batches (images, labels) or dicts with one of {', '.join(_IMAGES)}, "
-                f"got {type(batch).__name__}; give images_of=..., a function of the batch"
+                f"got {type(batch).__name__}; use images_of=..., a function of the batch"
             )
-        spec, pixels, size = self._described, self._described.preprocessing, len(images)
+        spec, pixels, size = self._explained, self._explained.preprocessing, len(images)
         images = images[:count].detach().clone()
         if self.spec and self.normalised and not self.images_of and images.shape[1:2] == (pixels.channels,):
             mean, std = (images.new_tensor(each, dtype=torch.float32) for each in (pixels.mean, pixels.std))
@@ -171,24 +171,24 @@ class ExplanationLogger(Callback):
                 raise InputError(
                     f"expected images normalised by mean {pixels.mean} and std {pixels.std} of {spec.name}, got values "
                     f"in [{images.min():.4g}, {images.max():.4g}] after undoing that; correct the spec, "
-                    "or give normalised=False or images_of=..."
+                    "or use normalised=False or images_of=..."
                 )
             images = images.clamp(0, 1)
         check_images(images, pixels.channels)
         known = isinstance(labels, Tensor) and labels.shape == (size,) and "int" in str(labels.dtype)
         chosen = labels[:count].tolist() if known else [-1] * len(images)
         if chosen and max(chosen) >= spec.num_classes:
-            raise InputError(f"expected labels below {spec.num_classes}, as {spec.name} says, got {max(chosen)}")
+            raise InputError(f"expected labels below {spec.num_classes}, the classes of {spec.name}, got {max(chosen)}")
         return _Seen(images.float(), chosen)
 
     def _log(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         if not self._due or trainer.sanity_checking:
             return
-        folder = Path(trainer.log_dir or trainer.default_root_dir, "explanations")  # all processes have to ask
-        if not self._seen:  # another process, or no image
+        folder = Path(trainer.log_dir or trainer.default_root_dir, "explanations")  # log_dir needs every process
+        if not self._seen:  # not the main process, or no image
             return
         epoch, step = trainer.current_epoch, trainer.global_step
-        with _leaving_no_trace(self._seen[0].images.device):
+        with _leave_no_trace(self._seen[0].images.device):
             picture = self._draw(pl_module)
         self._seen = []
         path = folder / f"{stage}-epoch={epoch}-step={step}.png"
@@ -203,34 +203,34 @@ class ExplanationLogger(Callback):
                 logger.experiment.log_image(logger.run_id, picture, f"explanations/{path.name}")
 
     def _draw(self, pl_module: LightningModule) -> Image.Image:
-        """Explain the predictions on the images that were kept."""
+        """Explain the predicted classes of the kept images, and return the picture."""
         module: Any = pl_module  # checked in setup
         if self.spec:
             classifier, explain = self._explainer(detached_copy(find_network(pl_module, self.network)))
         else:
             classifier, explain = module.classifier, module.explain_batch
-        names, photos, overlays, titles = classifier.spec.class_names, [], [], []
+        names, pictures, overlays, titles = classifier.spec.class_names, [], [], []
         for seen in self._seen:  # batch by batch: sizes may differ
             images = seen.images.to(classifier.mean.device)
             confidences, predicted = scores(classifier.logits(images), classifier.spec.score).max(1)
             maps = min_max(explain(images, predicted).float())
-            photos += [array_to_photo(image) for image in images]
-            overlays += [overlay(photo, each) for photo, each in zip(photos[-len(maps) :], maps, strict=True)]
+            pictures += [array_to_photo(image) for image in images]
+            overlays += [overlay(picture, each) for picture, each in zip(pictures[-len(maps) :], maps, strict=True)]
             for index, confidence, label in zip(predicted.tolist(), confidences.tolist(), seen.labels, strict=True):
                 true = f", true: {names[label]} ({label})" if label >= 0 else ""
                 titles.append(f"{names[index]} ({index}) {100 * confidence:.1f} %{true}")
-        return grid([photos, overlays], column_titles=titles, side=_SIDE)
+        return grid([pictures, overlays], column_titles=titles, side=_SIDE)
 
     def _explainer(self, network: nn.Module) -> tuple[FrozenClassifier, Explainer]:
-        classifier = FrozenClassifier(self._described, network, self._layers)
+        classifier = FrozenClassifier(self._explained, network, self._layers)
         return classifier, build_explainer(classifier, self.method)
 
 
 def find_network(pl_module: nn.Module, network: str | nn.Module) -> nn.Module:
-    """Return the network at a path in the module, or the network as it is; never its compiled form.
+    """Return the network at a path in the module, or the given network; of a compiled network, the original.
 
     Raises:
-        InputError: If no network is there, naming what is.
+        InputError: If there is no network, naming the module's parts.
     """
     found = network
     if isinstance(network, str):
@@ -247,12 +247,12 @@ def find_network(pl_module: nn.Module, network: str | nn.Module) -> nn.Module:
 
 
 def detached_copy(network: nn.Module) -> nn.Module:
-    """Return a float32 copy without forward and backward hooks: those of the user watch the training, not the copy.
+    """Return a float32 copy without forward and backward hooks, which belong to the training and not to the copy.
 
     Raises:
         InputError: If a weight is not finite.
     """
-    memo: dict[int, Any] = {}  # what the copy gets instead of a copy
+    memo: dict[int, Any] = {}  # replacements in the copy, see copy.deepcopy
     for name, weight in network.named_parameters():
         if not weight.isfinite().all():
             raise InputError(f"expected finite weights to explain, got NaN or infinity in {name}: training diverged")
@@ -265,8 +265,8 @@ def detached_copy(network: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def _leaving_no_trace(device: torch.device) -> Iterator[None]:
-    """Keep the random state and cuDNN's settings, and allow copies that can be differentiated."""
+def _leave_no_trace(device: torch.device) -> Iterator[None]:
+    """Restore the random state and cuDNN's settings afterwards; copies made here can be differentiated."""
     cudnn = torch.backends.cudnn
     before = cudnn.benchmark, cudnn.deterministic
     try:
@@ -279,7 +279,7 @@ def _leaving_no_trace(device: torch.device) -> Iterator[None]:
 
 
 def _parts(batch: Any) -> tuple[Any, Any]:
-    """Return images and labels of a batch, each None where there is nothing of the kind."""
+    """Return images and labels of a batch, None where it has none."""
     if isinstance(batch, Mapping):
         images, labels = (next((batch[key] for key in keys if key in batch), None) for keys in (_IMAGES, _LABELS))
         return images, labels

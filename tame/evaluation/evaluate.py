@@ -140,7 +140,7 @@ def evaluate(
     if maps is not None:
         sources[""] = MapFiles(maps, request.images.files)
     folders = _folders(sources, Path(f"evaluations/{folder_name(prepared.classifier.spec.name)}"), out)
-    process = prepared.processes.start()  # all that can be refused before has been
+    process = prepared.processes.start()  # everything that can be checked beforehand is checked
     finished = {
         key or _title(source): evaluate_explainer(source, prepared.classifier, request, folders[key], process)
         for key, source in sources.items()
@@ -203,7 +203,7 @@ def evaluation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def resolve_request(classifier: FrozenClassifier, arguments: Mapping[str, Any]) -> EvaluationRequest:
-    """Return the request that all of `evaluation_arguments` make.
+    """Return the request of the complete arguments of `evaluation_arguments`.
 
     Raises:
         InputError: For anything that cannot be used.
@@ -220,7 +220,7 @@ def resolve_request(classifier: FrozenClassifier, arguments: Mapping[str, Any]) 
 def _folders(
     sources: Mapping[str, CheckedExplainer | MapFiles], default: Path, out: str | Path | None
 ) -> dict[str, Path]:
-    """Return the folder of each run: below ``out`` by key, and that of a single method without a key."""
+    """Return the folder of each run: one per key in ``out``, or ``out`` itself for a single method."""
     if "" in sources:
         folders = {"": Path(out) if out is not None else default / folder_name(_method(sources[""]))}
     else:
@@ -233,7 +233,7 @@ def _folders(
 
 
 def _explain_with(source: CheckedExplainer | MapFiles) -> Any:
-    """Return what gives the maps of images, targets and positions in the list."""
+    """Return the function that computes or reads the maps of images, targets and positions in the list."""
     if isinstance(source, MapFiles):
         return lambda images, _targets, indices: source(indices).to(images.device)
     return lambda images, targets, _indices: source(images, targets)
@@ -248,7 +248,7 @@ def _title(source: CheckedExplainer | MapFiles) -> str:
 
 
 def _provenance(source: CheckedExplainer | MapFiles, request: EvaluationRequest) -> dict[str, Any]:
-    """Return what the numbers depend on beside the classifier and the metrics."""
+    """Return what the numbers depend on, apart from the classifier and the metrics."""
     found: dict[str, Any] = {"method": _method(source), "preset": request.preset}
     overrides = dict(request.overrides)
     if isinstance(source, MapFiles):

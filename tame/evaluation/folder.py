@@ -73,7 +73,7 @@ class RunFolder:
         return self.path / PARTS / f"{rank}-{number:06d}.csv"
 
     def remove_parts(self) -> None:
-        """Remove the parts of a complete run, whose rows stand in one file."""
+        """Remove the parts of a complete run: its rows are joined in one file."""
         if (self.path / PARTS).is_dir():
             shutil.rmtree(self.path / PARTS)
 
@@ -116,7 +116,7 @@ class RunFolder:
 
 
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
-    """Check that settings on disk are these, whichever keys an earlier version gave them."""
+    """Check that the settings on disk equal these, also if an earlier version wrote them with other keys."""
     began: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
     if upgraded(began) == settings:
         return
@@ -129,7 +129,7 @@ def _check_settings(path: Path, settings: dict[str, Any]) -> None:
 
 
 def _incomparable(began: Mapping[str, Any], settings: Mapping[str, Any]) -> str | None:
-    """Return what shows that settings are of another version of this package, None for the same version."""
+    """Return why settings must be of another version of this package; None for the same version."""
     old, new = ((each.get("versions") or {}).get("tame", "unknown") for each in (began, settings))
     if old != new:
         return f"tame {old}, not {new}"

@@ -1,4 +1,4 @@
-"""Build the explainers of an evaluation on one classifier, so that all that can be refused is, before any work."""
+"""Build the explainers of an evaluation on one classifier; what cannot be used is refused before any work."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ AnyClassifier = FrozenClassifier | nn.Module | str | Path
 
 @dataclass(frozen=True)
 class MethodChoices:
-    """What explanation methods are built with, see the arguments of `tame.evaluate`."""
+    """How explanation methods are built, see the arguments of `tame.evaluate`."""
 
     checkpoint: str | Path | None = None
     arguments: Mapping[str, Mapping[str, Any]] = field(default_factory=dict)
@@ -109,7 +109,7 @@ def method_title(explainer: CheckedExplainer) -> str:
 
 
 def own_arguments(explainer: CheckedExplainer, preset: str) -> dict[str, Any]:
-    """Return the arguments that a user gave to a method: without its checkpoint, and without those of the preset."""
+    """Return the arguments that the user set: all but the checkpoint and those that the preset sets."""
     chosen = PRESETS.get(preset).method_arguments(method_id(explainer))
     return {
         name: value

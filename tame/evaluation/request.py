@@ -160,7 +160,7 @@ class EvaluationRequest:
         preset: str,
         settings: RunSettings,
     ) -> Self:
-        """Resolve everything that a classifier and its device decide.
+        """Resolve everything that depends on the classifier and its device.
 
         Raises:
             InputError: For anything that cannot be used.
@@ -181,7 +181,7 @@ class EvaluationRequest:
         return request
 
     def check(self) -> None:
-        """Check what can be refused before any work.
+        """Check everything that can be checked before any work.
 
         Raises:
             InputError: For no image, or settings out of range.

@@ -53,7 +53,7 @@ def run_evaluation(
         classifier: The classifier, on the device to compute on.
         dataset: Samples of ``image`` (C, H, W) in [0, 1], ``label`` with -1 for unknown, and ``index``, the position.
         request: Images, metrics, preset, and how to compute.
-        provenance: What else the numbers depend on, as JSON values: ``method``, ``preset``, ``overrides``, ``list``,
+        provenance: Everything else that the numbers depend on, as JSON values: ``method``, ``preset``, ``overrides``, ``list``,
             ``list_sha256`` and, where there are any, ``checkpoint``, ``checkpoint_sha256``, ``arguments``, ``maps``.
         out: Folder of the run.
         process: Which of several processes this one is; None: the only one.
@@ -120,7 +120,7 @@ def _waiting(folder: RunFolder, process: Process, images: int, batch_size: int) 
 def _recorded(
     classifier: FrozenClassifier, request: EvaluationRequest, provenance: Mapping[str, Any]
 ) -> dict[str, Any]:
-    """Return all that the numbers depend on, as JSON gives it back."""
+    """Return everything that the numbers depend on, as JSON values."""
     settings = {
         **provenance,
         "only": request.only,
@@ -138,5 +138,5 @@ def _recorded(
 
 
 def _as_text(value: object) -> str:
-    """Return what stands for a value that is no JSON: a function's name, otherwise its text."""
+    """Return the text of a value that JSON cannot hold: the name of a function, otherwise its ``str``."""
     return str(getattr(value, "__qualname__", value))

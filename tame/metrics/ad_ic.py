@@ -1,4 +1,4 @@
-"""Average Drop, Increase in Confidence and Average Gain: the confidence in a masked image beside the plain one's."""
+"""Average Drop, Increase in Confidence and Average Gain: confidence on masked images compared with plain images."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a metric of explanations is: the perturbed images that it needs, and the numbers that it reports."""
+"""The contract of every metric of explanations: the perturbed images that it needs and the numbers that it reports."""
 
 from __future__ import annotations
 

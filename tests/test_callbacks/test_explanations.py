@@ -507,7 +507,7 @@ def test_errors_of_numbers() -> None:
         ({"normalised": False}, loader(torch.ones(3, 4, 4, dtype=torch.uint8)), "divide by 255 first"),
         ({}, loader(torch.rand(1, 32, 32)), r"expected images of shape \(B, 3, H, W\), got \(1, 1, 32, 32\)"),
         ({"images_of": lambda batch: batch[0] * 9}, loader(torch.ones(3, 4, 4)), r"values in \[9, 9\]"),
-        ({}, loader(torch.zeros(3, 32, 32), 5), "expected labels below 5, as toy_cnn says, got 5"),
+        ({}, loader(torch.zeros(3, 32, 32), 5), "expected labels below 5, the classes of toy_cnn, got 5"),
     ],
 )
 def test_batches_that_cannot_be_drawn_fail_in_the_sanity_check(
