@@ -38,7 +38,9 @@ Example:
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from tame.utils.versions import VERSION
+
+__version__ = VERSION
 
 _HOMES = {
     "BackboneSpec": "tame.classifier",

@@ -42,15 +42,16 @@ class _Seen(NamedTuple):
 
 
 class ExplanationLogger(Callback):
-    """Draws the first images of validation and test with the explanation of what the classifier sees in them.
+    """Draws the first images of validation and test with explanations of their predicted classes.
 
-    Images above, overlays below, titled with the prediction, its confidence and the true label: in
-    ``explanations/val-epoch=3-step=120.png`` of the run's folder, and as ``val/explanations`` in TensorBoard, Weights
-    & Biases and MLflow. The sanity check draws nothing, but refuses batches that cannot be drawn. Only the first
-    process draws, and only from the first loader. An explanation that fails raises its error and so ends the run.
+    Images are above and overlays below, with the predicted class, its confidence and the label as titles. The picture
+    is written to ``explanations/val-epoch=3-step=120.png`` in the run's folder, and logged as ``val/explanations`` to
+    TensorBoard, Weights & Biases and MLflow. The sanity check draws nothing, but refuses batches that cannot be drawn.
+    Only the main process (rank 0) draws, and only images of the first loader. If an explanation fails, its error ends
+    the run.
 
     - With a ``spec``: any module that trains a classifier. Each drawing copies the network, in float32 and without
-      its forward and backward hooks, and explains the copy: the training stays as it is, to the last bit.
+      its forward and backward hooks, and explains the copy: the training is the same, bit for bit.
     - Without: a module with an attribute ``classifier`` (a `FrozenClassifier`), a method ``explain_batch(images,
       targets)`` that returns unscaled maps (B, h, w), and batches with ``image`` in [0, 1].
 

@@ -8,9 +8,9 @@ from collections.abc import Mapping, Sequence
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from tame import __version__
 from tame.utils.checks import InputError
 from tame.utils.memory import keep_memory
+from tame.utils.versions import VERSION
 
 if TYPE_CHECKING:
     from tame.cli.command import Command
@@ -48,7 +48,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(_overview())
         return 0
     if name == "--version":
-        print(f"tame {__version__}")
+        print(f"tame {VERSION}")
         return 0
     if name in _COMPLETION:
         return _print_completion(arguments[1:])

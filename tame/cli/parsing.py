@@ -14,7 +14,7 @@ from tame.cli.config import config_files, read_config
 from tame.cli.groups import GROUPS, METHOD_ARGUMENTS, group_of, place_of
 from tame.cli.help import HelpFormatter, with_note
 from tame.cli.method_arguments import method_options, summary_of
-from tame.cli.problems import nearest, problem
+from tame.cli.problems import nearest, problem, written_option
 from tame.cli.signatures import REQUIRED, Option, first_sentence
 from tame.cli.values import Listed, expected, flag, metavar
 from tame.utils.checks import InputError
@@ -191,7 +191,7 @@ class Parser(jsonargparse.ArgumentParser):
     def _checked(self, option: Option, value: Any) -> Any:
         """Return a value of a configuration file or recipe as the option's type."""
         if value is None and option.default is not None:
-            raise InputError(f"expected --{option.name} {expected(option.kind)}, got nothing")
+            raise InputError(f"expected {written_option(option.name)} {expected(option.kind)}, got nothing")
         if value is None:
             return None
         if option.name == self.positional and isinstance(option.kind, Listed) and not isinstance(value, list):

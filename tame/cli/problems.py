@@ -13,6 +13,7 @@ from tame.cli.values import Listed, UnreadableValueError, expected
 _KEY = re.compile(r'Parser key "(?P<option>[^"]+)"(?: element \d+)?:\s*(?P<rest>.*)', re.DOTALL)
 _VALUE = re.compile(r"(?:Given|Got) value: (?P<value>.*?)\s*$", re.DOTALL)
 _UNKNOWN = "unrecognized arguments: "
+_NO_VALUE = "ignored explicit argument "
 
 
 def problem(
@@ -43,9 +44,11 @@ def problem(
         option = error.argument_name.partition("/")[0]
         if isinstance(error.__context__, UnreadableValueError):
             return f"expected {option} {error.message}"
+        if error.message.startswith(_NO_VALUE):
+            return f"{option} takes no value, got {error.message.removeprefix(_NO_VALUE)}"
         return error.message.replace("expected one argument", f"expected a value after {option}")
     if (found := _KEY.match(message)) and found["option"] in kinds:
-        option, kind = _written(found["option"]), kinds[found["option"]]
+        option, kind = written_option(found["option"]), kinds[found["option"]]
         if value := _VALUE.search(found["rest"]):
             return f"expected {option} {expected(kind)}, got {value['value']!r}"
         return f"expected {option} {_one_line(found['rest'])}"
@@ -71,7 +74,8 @@ def _unknown(rest: str, known: list[str], positional: str | None, kinds: Mapping
     return f"unexpected argument {rest!r}: expected one {positional.upper()}"
 
 
-def _written(option: str) -> str:
+def written_option(option: str) -> str:
+    """Return an option as the help shows it."""
     return f"--{option.replace('_', '-')}" if "." not in option else f"--{option}"
 
 

@@ -53,8 +53,9 @@ def run_evaluation(
         classifier: The classifier, on the device to compute on.
         dataset: Samples of ``image`` (C, H, W) in [0, 1], ``label`` with -1 for unknown, and ``index``, the position.
         request: Images, metrics, preset, and how to compute.
-        provenance: Everything else that the numbers depend on, as JSON values: ``method``, ``preset``, ``overrides``, ``list``,
-            ``list_sha256`` and, where there are any, ``checkpoint``, ``checkpoint_sha256``, ``arguments``, ``maps``.
+        provenance: Everything else that the numbers depend on, as JSON values: ``method``, ``preset``, ``overrides``,
+            ``list``, ``list_sha256`` and, if there are any, ``checkpoint``, ``checkpoint_sha256``, ``arguments``,
+            ``maps``.
         out: Folder of the run.
         process: Which of several processes this one is; None: the only one.
 

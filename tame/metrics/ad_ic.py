@@ -114,7 +114,7 @@ class _PlainAndMasked(MeanOfImages):
         keep: Fraction of the pixels that the masked images kept, in (0, 1]. It only names the metric: images are
             masked and classified before.
         settings: Further options that change what the metric means.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``keep`` is not in (0, 1].
@@ -152,7 +152,7 @@ class AverageDrop(_PlainAndMasked):
 
     Args:
         keep: Fraction of the pixels that the masked images kept, in (0, 1].
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Source: Chattopadhay et al., "Grad-CAM++", WACV 2018; T-TAME, Section IV.
 
@@ -176,7 +176,7 @@ class IncreaseInConfidence(_PlainAndMasked):
     Args:
         keep: Fraction of the pixels that the masked images kept, in (0, 1].
         margin: What counts as a gain: 0 (a strict comparison, as in the paper) or 1e-5 (above float32's rounding).
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``margin`` is negative.
@@ -207,7 +207,7 @@ class AverageGain(_PlainAndMasked):
 
     Args:
         keep: Fraction of the pixels that the masked images kept, in (0, 1].
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Source: Zhang et al., "Opti-CAM: Optimizing saliency maps for interpretability", CVIU 2024.
 

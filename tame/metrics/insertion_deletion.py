@@ -82,7 +82,7 @@ class _CausalAUC(MeanOfImages):
 
     Args:
         steps: Steps between the two ends of the curve, 1 or more.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``steps`` is below 1.
@@ -116,7 +116,7 @@ class InsertionAUC(_CausalAUC):
 
     Args:
         steps: Steps between the two ends of the curve, 1 or more; 224 in RISE.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``steps`` is below 1.
@@ -142,7 +142,7 @@ class DeletionAUC(_CausalAUC):
 
     Args:
         steps: Steps between the two ends of the curve, 1 or more; 224 in RISE.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``steps`` is below 1.

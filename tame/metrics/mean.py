@@ -21,7 +21,7 @@ class MeanOfImages(torchmetrics.Metric):
 
     Args:
         settings: Name and value of every option that changes what the metric means.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
     """
 
     full_state_update = False
@@ -54,7 +54,7 @@ class MeasureMean(MeanOfImages):
 
     Args:
         measure: One of `tame.metrics.base.Metric.measures`.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Example:
         >>> from tame.metrics import Deletion

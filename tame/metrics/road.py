@@ -142,7 +142,7 @@ class ROAD(MeanOfImages):
             imputed and classified before.
         reading: What is averaged: the ``confidence`` in the predicted class, or whether it was ``kept`` as the top
             class.
-        kwargs: Options of `torchmetrics.Metric`.
+        kwargs: Further arguments of `torchmetrics.Metric`.
 
     Raises:
         InputError: If ``remove`` is not in (0, 1], or for an unknown order or reading.

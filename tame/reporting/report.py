@@ -18,13 +18,13 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tame import __version__
 from tame.functional.masking import min_max, upsample
 from tame.reporting import report_tables
 from tame.reporting.report_tables import tag
 from tame.reporting.results import Table
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
+from tame.utils.versions import VERSION
 from tame.visualize import PANELS, RoadCurves
 from tame.visualize.curves import styles
 
@@ -102,7 +102,7 @@ def write_report(
         cost=report_tables.cost(table),
         looks="".join(tag("option", name, value=name) for name in _LOOKS),
         filters="".join(map(_filter, _LOOKS)) if views else "",
-        version=escape(__version__),
+        version=escape(VERSION),
         style=style,
         script=script,
         data=_json(data),

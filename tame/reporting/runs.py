@@ -6,12 +6,12 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from tame import __version__
 from tame.evaluation.records import Run
 from tame.explainers.rise import PUBLISHED_MASKS
 from tame.metrics import Measure, Metric, build_metrics, measures_of
 from tame.reporting.names import method_of, registered
 from tame.utils.checks import InputError
+from tame.utils.versions import VERSION
 
 _MUST_AGREE = {"backbone": None, "weights_sha256": None, "score": "softmax", "precision": "32", "only": "all"}
 """Settings that runs must share, whatever they measure, and their values in runs that do not record them."""
@@ -96,7 +96,7 @@ def measures_in(run: Run) -> list[Measure]:
 
 def _written_by_another(run: Run) -> str:
     return (
-        f"{run.folder} was written by tame {version_of(run)}; its metrics cannot be read by tame {__version__}, "
+        f"{run.folder} was written by tame {version_of(run)}; its metrics cannot be read by tame {VERSION}, "
         "evaluate again"
     )
 

@@ -5,6 +5,9 @@ from __future__ import annotations
 import platform
 from importlib.metadata import version
 
+VERSION = "0.1.0"
+"""Of this package."""
+
 
 def versions() -> dict[str, str]:
     """Return the versions of Python, this package and the packages that its results depend on.
@@ -13,7 +16,5 @@ def versions() -> dict[str, str]:
         >>> sorted(versions())
         ['lightning', 'python', 'tame', 'torch', 'torchvision']
     """
-    from tame import __version__
-
     packages = {name: version(name) for name in ("torch", "torchvision", "lightning")}
-    return {"python": platform.python_version(), "tame": __version__} | packages
+    return {"python": platform.python_version(), "tame": VERSION} | packages

@@ -63,7 +63,7 @@ def work(
     progress: bool = True,
     **more: Any,
 ) -> None:
-    """Work on 10 % of the images, e.g. these; then stop.
+    """Work on 10 % of the images; then stop.
 
     Args:
         images: Images; default: none.
@@ -253,7 +253,7 @@ def test_quiet_hides_progress_bars():
         (["--map-scaling", "max,rank"], "expected --map-scaling of minmax, rank, separated by commas, got 'max,rank'"),
         (["--masking", "cmn"], "expected --masking backbone or cnn or vit, got 'cmn'"),
         (["--device", "null"], "expected --device auto or cpu, got 'None'"),
-        (["--all=yes"], "ignored explicit argument 'yes' of --all"),
+        (["--all=yes"], "--all takes no value, got 'yes'"),
         (["a.jpg", "--all", "b.jpg"], "unexpected argument 'b.jpg': name all IMAGES together, before or after the options"),
         (["--rise.masks", "many"], "expected --rise.masks as a whole number, got 'many'"),
         (["--rise.draw", "f"], "unknown option --rise.draw"),
@@ -371,7 +371,7 @@ def test_a_mistake_in_a_recipe_is_named():
 
 def test_help_shows_each_option_once_in_its_group_with_its_default():
     text = help_text()
-    assert "usage: tame toy [IMAGES ...] [OPTIONS] Work on 10 % of the images, e.g. these; then stop." in text
+    assert "usage: tame toy [IMAGES ...] [OPTIONS] Work on 10 % of the images; then stop." in text
     assert "--target TARGET Classes; can be repeated. (default: the best)" in text
     assert "--metrics A,B Metrics. (default: ad-ic, road)" in text
     assert "--num-workers N Processes. (default: 2)" in text and "--num_workers" not in text
