@@ -8,6 +8,7 @@ from textwrap import fill
 from typing import Any, NoReturn
 
 import jsonargparse
+import yaml  # type: ignore[import-untyped] # its types are a package of their own
 
 from tame.cli.command import Arguments, Command
 from tame.cli.config import config_files, read_config
@@ -54,7 +55,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
             values.setdefault(option.name, _absent(option))
     about = {option: values.pop(option) for option in _ABOUT_THE_CALL}
     if about["print_config"]:
-        print(parser.dump(_nested(values), skip_unset=False), end="")
+        print(yaml.safe_dump(_nested(values), sort_keys=False, allow_unicode=True), end="")
         return None
     methods = _method_arguments(values, parser.replaced)
     plain = {option: value for option, value in values.items() if "." not in option}
@@ -240,8 +241,11 @@ def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
     return flat
 
 
-def _nested(values: Mapping[str, Any]) -> jsonargparse.Namespace:
-    namespace = jsonargparse.Namespace()
+def _nested(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return values by dotted names as nested ones, those of methods last."""
+    nested = {key: value for key, value in values.items() if "." not in key}
     for key, value in values.items():
-        namespace[key] = value
-    return namespace
+        method, dot, argument = key.partition(".")
+        if dot:
+            nested.setdefault(method, {})[argument] = value
+    return nested

@@ -34,7 +34,7 @@ def problem(
 
     Example:
         >>> problem("unrecognized arguments: --batch-sise 31", None, {}, ["--batch-size"])
-        "unknown option --batch-sise; did you mean --batch-size?"
+        'unknown option --batch-sise; did you mean --batch-size?'
         >>> problem('Parser key "epochs":\n  Expected a <class>. Got value: many', None, {"epochs": int}, [])
         "expected --epochs as a whole number, got 'many'"
     """

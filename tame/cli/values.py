@@ -124,12 +124,14 @@ def metavar(option: str, kind: Any) -> str:
         return f"{{{','.join(choices)}}}"
     kinds = {one for one in _members(kind) if one is not types.NoneType} if not isinstance(kind, Listed) else {str}
     word = option.rpartition(".")[2].rpartition("_")[2].upper()
-    return {int: "N", float: "X", bool: "{true,false}"}.get(kinds.pop(), word) if len(kinds) == 1 else word
+    return {int: "N", float: "X"}.get(kinds.pop(), word) if len(kinds) == 1 else word
 
 
 def literals(kind: Any) -> list[str]:
     """Return the texts that a value is one of; empty where it can be another."""
     members = [] if isinstance(kind, Listed) else [one for one in _members(kind) if one is not types.NoneType]
+    if members == [bool]:
+        return ["true", "false"]
     if members and all(get_origin(one) is Literal for one in members):
         return [str(value) for one in members for value in get_args(one)]
     return []

@@ -31,7 +31,9 @@ def test_every_option_is_in_one_group(name):
         if "." in option:
             assert title == METHOD_ARGUMENTS
         else:
-            assert [group for group in GROUPS if option in GROUPS[group]] == [title] or EXCEPTIONS[name, option] == title
+            assert [group for group in GROUPS if option in GROUPS[group]] == [title] or EXCEPTIONS[
+                name, option
+            ] == title
             assert group_of(name, option) == title
 
 
@@ -58,7 +60,9 @@ def test_functions_of_a_command_agree_on_the_options_that_they_share(name):
 
 def test_only_the_number_of_workers_differs_from_the_library(name):
     command = load_command(name)
-    own = {option.name: option.default for part in command.parts for option in reversed(part.options(command.repeatable))}
+    own = {
+        option.name: option.default for part in command.parts for option in reversed(part.options(command.repeatable))
+    }
     differing = {option.name for option in command.options() if option.default != own[option.name]}
     assert differing <= set(DEFAULTS) == {"num_workers"}
 
@@ -68,7 +72,10 @@ def test_the_default_of_a_preset_is_shown_in_numbers(name):
         text = described(option.name, option.help, option.default)
         if re.search(r"default: the preset's\.?$", option.help):
             assert option.name in PRESET_FIELDS
-            assert f"tame: {'' if option.name == 'masking' else getattr(PRESETS.get('tame'), PRESET_FIELDS[option.name])}" in text
+            assert (
+                f"tame: {'' if option.name == 'masking' else getattr(PRESETS.get('tame'), PRESET_FIELDS[option.name])}"
+                in text
+            )
         assert not re.search(r"null|None|\bunset\b", text)
 
 

@@ -1,5 +1,6 @@
 """Completion of commands and options by the shell."""
 
+import re
 import shutil
 import subprocess
 import sys
@@ -22,8 +23,13 @@ def script(tmp_path_factory):
 def complete(script, *words):
     """Return what bash offers for the last of these words."""
     quoted = " ".join(f"'{word}'" for word in words)
-    code = f"source {script}; COMP_WORDS=({quoted}); COMP_CWORD={len(words) - 1}; _shtab_tame; printf '%s\\n' \"${{COMPREPLY[@]}}\""
-    done = subprocess.run(["bash", "-c", code], capture_output=True, text=True, check=False, timeout=60)
+    code = [
+        f"source {script}",
+        f"COMP_WORDS=({quoted}) COMP_CWORD={len(words) - 1}",
+        "_shtab_tame",
+        "printf '%s\\n' \"${COMPREPLY[@]}\"",
+    ]
+    done = subprocess.run(["bash", "-c", "; ".join(code)], capture_output=True, text=True, check=False, timeout=60)
     return [word.strip() for word in done.stdout.splitlines() if word.strip()]
 
 
@@ -45,17 +51,19 @@ def test_bash_completes(script, words, expected):
     assert complete(script, *words) == expected
 
 
-@pytest.mark.parametrize(("shell", "words"), [("bash", "complete "), ("zsh", "#compdef tame"), ("tcsh", "complete tame")])
+@pytest.mark.parametrize(
+    ("shell", "words"), [("bash", "--batch-size"), ("zsh", "--batch-size"), ("tcsh", "complete tame")]
+)
 def test_the_command_line_prints_a_script(tame, shell, words):
     status, output, _ = tame("--print_shtab", shell)
-    assert status == 0 and words in output and "--batch-size" in output
+    assert status == 0 and words in output and "lr-find" in output
 
 
 def test_another_shell(tame):
-    for shells, got in ([], "none"), (["fish"], "fish"):
+    for shells, got in ([], "none"), (["cmd"], "cmd"):
         status, output, errors = tame("--print_shtab", *shells)
         assert (status, output) == (2, "")
-        assert errors == f"tame --print_shtab: expected one of bash, zsh, tcsh, got {got}\n"
+        assert re.fullmatch(f"tame --print_shtab: expected one of bash, zsh, .*, got {got}\n", errors)
 
 
 def test_without_the_package(monkeypatch):

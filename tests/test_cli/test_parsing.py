@@ -254,7 +254,10 @@ def test_quiet_hides_progress_bars():
         (["--masking", "cmn"], "expected --masking backbone or cnn or vit, got 'cmn'"),
         (["--device", "null"], "expected --device auto or cpu, got 'None'"),
         (["--all=yes"], "--all takes no value, got 'yes'"),
-        (["a.jpg", "--all", "b.jpg"], "unexpected argument 'b.jpg': name all IMAGES together, before or after the options"),
+        (
+            ["a.jpg", "--all", "b.jpg"],
+            "unexpected argument 'b.jpg': name all IMAGES together, before or after the options",
+        ),
         (["--rise.masks", "many"], "expected --rise.masks as a whole number, got 'many'"),
         (["--rise.draw", "f"], "unknown option --rise.draw"),
         (["--nothing.like.it", "3"], "unknown option --nothing.like.it"),
@@ -291,11 +294,18 @@ def test_later_configuration_files_are_stronger():
 
 
 def test_lists_and_arguments_of_methods_in_a_configuration_file():
-    file = config("metrics: ad-ic,road\nmean: [0.5, 1e-3]\nlayers: [a, b]\ninput-size: [48, 64]\nimages: a.jpg\n"
-                  "lr: 1e-3\nrise:\n  masks: 500\ngradcam++: {layer: x}\nepochs: null\n")
+    file = config(
+        "metrics: ad-ic,road\nmean: [0.5, 1e-3]\nlayers: [a, b]\ninput-size: [48, 64]\nimages: a.jpg\n"
+        "lr: 1e-3\nrise:\n  masks: 500\ngradcam++: {layer: x}\nepochs: null\n"
+    )
     values = read(*file)
     assert (values["metrics"], values["mean"], values["layers"]) == (["ad-ic", "road"], [0.5, 0.001], ["a", "b"])
-    assert (values["input_size"], values["images"], values["lr"], values["epochs"]) == ([48, 64], ["a.jpg"], 0.001, None)
+    assert (values["input_size"], values["images"], values["lr"], values["epochs"]) == (
+        [48, 64],
+        ["a.jpg"],
+        0.001,
+        None,
+    )
     parts = read(*file, "--metrics", "road").methods
     assert parts == {}  # no method of these is asked for; see the recipes
 
@@ -312,13 +322,19 @@ def test_json():
         ({"rise": {"mask": 3}}, "options.yaml: unknown option 'rise.mask'; did you mean rise.masks?"),
         ({"epochs": "many"}, "options.yaml: expected --epochs as a whole number, got 'many'"),
         ({"mean": [0.5, "x"]}, "options.yaml: expected --mean of numbers between commas, got [0.5, 'x']"),
-        ({"map_scaling": "max"}, "options.yaml: expected --map-scaling of minmax, rank, separated by commas, got 'max'"),
+        (
+            {"map_scaling": "max"},
+            "options.yaml: expected --map-scaling of minmax, rank, separated by commas, got 'max'",
+        ),
         ({"device": "gpu"}, "options.yaml: expected --device auto or cpu, got 'gpu'"),
         ({"all": "yes please"}, "options.yaml: expected --all true or false, got 'yes please'"),
         ({"num_workers": None}, "options.yaml: expected --num-workers as a whole number, got nothing"),
         ({"config": "more.yaml"}, "options.yaml: unknown option 'config'"),
         (["epochs"], "expected options and their values in the configuration file options.yaml, got ['epochs']"),
-        ("a: b: c", "expected YAML or JSON in the configuration file options.yaml: mapping values are not allowed here"),
+        (
+            "a: b: c",
+            "expected YAML or JSON in the configuration file options.yaml: mapping values are not allowed here",
+        ),
     ],
 )
 def test_a_configuration_file_that_is_not_taken(content, message):

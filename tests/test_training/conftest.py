@@ -24,7 +24,7 @@ def toy(toy_backbone: str) -> Callable[..., FrozenClassifier]:
     """Return ``toy(layers=..., backbone=...)``: the toy classifier, loaded by name on the CPU."""
 
     def load(backbone: str = toy_backbone, **arguments: Any) -> FrozenClassifier:
-        return load_classifier(backbone, device="cpu", **arguments)
+        return load_classifier(backbone, **{"device": "cpu", **arguments})
 
     return load
 
@@ -35,8 +35,8 @@ def run_toy(
 ) -> Callable[..., TrainedRun]:
     """Return ``run_toy(epochs=1, ...)``: train the toy classifier into tmp_path / "run".
 
-    Besides the arguments of `tame.train` it takes ``backbone`` and ``layers`` of the classifier, and ``callback`` and
-    ``monitor`` of the fit.
+    Besides the arguments of `tame.train` it takes ``backbone`` and ``layers`` of a classifier that it loads, and
+    ``callback`` and ``monitor`` of the fit.
     """
 
     def run(callback: Callback | None = None, monitor: str = MONITOR, **changes: Any) -> TrainedRun:
@@ -45,6 +45,6 @@ def run_toy(
         callbacks = [callback] if callback else []
         with monkeypatch.context() as patch:
             patch.setattr(tame.training.train, "fit", lambda training: fit(training, callbacks, monitor))
-            return train(toy(**loading), **arguments)
+            return train(arguments.pop("classifier", None) or toy(**loading), **arguments)
 
     return run

@@ -109,7 +109,7 @@ def test_a_run_with_other_settings_does_not_continue(run_toy, interrupted, monke
 
 
 def test_a_run_that_an_earlier_version_began_is_resumed(run_toy, interrupted, tmp_path, monkeypatch):
-    """Its settings had the same keys, and 0 for no clipping."""
+    """Its settings have the same keys, and 0 for no clipping."""
     monkeypatch.setattr(tame.training.fit, "_SAVE_EVERY", 2)
     interrupted(Interrupt(3, RuntimeError()))
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
@@ -117,6 +117,11 @@ def test_a_run_that_an_earlier_version_began_is_resumed(run_toy, interrupted, tm
     assert settings.keys() == {
         "backbone", "weights", "weights_sha256", "layers", "num_classes", "attention", "output_size", "preset",
         "choices", "images", "train_list_sha256", "val_list_sha256", "seed", "precision", "clip",
+    }  # fmt: skip
+    assert settings["choices"].keys() == {
+        "name", "layers", "init", "trainable", "loss", "other_classes", "crop", "output_size", "batch_size", "epochs",
+        "max_lr", "token_attention", "token_max_lr", "masking", "ic_margin", "road_selection", "road_space",
+        "road_reading", "rise_weights",
     }  # fmt: skip
     run_toy()
 

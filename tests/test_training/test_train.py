@@ -9,6 +9,7 @@ import torch
 from safetensors.torch import load_file
 
 import tame
+from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import load_backbone
 from tame.checkpoints.native import load_attention, read_metadata
@@ -172,6 +173,28 @@ def test_the_classifier_is_left_as_it_was(run_toy, toy):
     classifier = run_toy().explainer.classifier
     assert all(torch.equal(value, before[name]) for name, value in classifier.state_dict().items())
     assert not any(part.training for part in classifier.modules())
+
+
+@pytest.mark.gpu
+def test_the_classifier_stays_on_its_device(run_toy, toy):
+    """Lightning itself leaves what it trained on the CPU."""
+    classifier = toy(device="cuda")
+    run = run_toy(classifier=classifier)
+    assert {value.device.type for value in run.explainer.model.state_dict().values()} == {"cuda"}
+    assert {value.device.type for value in classifier.state_dict().values()} == {"cuda"}
+    images = torch.rand(2, 3, 32, 32, device="cuda")
+    assert run.explainer(images, torch.tensor([0, 4], device="cuda")).device.type == "cuda"
+
+
+def test_random_weights_are_drawn_after_those_of_an_untrained_classifier(toy_classifier, photographs, tmp_path):
+    """As in earlier versions, which loaded the classifier after seeding: a seed still gives the same mechanism."""
+    classifier = toy_classifier()
+    run = tame.train(classifier, data=photographs, preset="paper", epochs=0, seed=3, out=tmp_path / "run")
+    torch.manual_seed(3)
+    ToyCNN()
+    expected = build_attention("ttame", classifier.channels, 5).state_dict()
+    found = load_file(run.folder / "attention.safetensors")
+    assert all(torch.equal(value, expected[name]) for name, value in found.items())
 
 
 # --- the configuration
