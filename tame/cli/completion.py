@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from jsonargparse import ArgumentParser
 
-from tame.cli.main import ALIASES, COMMANDS, load_command
+from tame.cli.commands import ALIASES, COMMANDS, load_command
 from tame.cli.parsing import build_parser
 from tame.cli.values import Listed, literals
 from tame.utils.checks import InputError

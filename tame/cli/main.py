@@ -5,37 +5,12 @@ from __future__ import annotations
 import logging
 import sys
 from collections.abc import Mapping, Sequence
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+from tame.cli.commands import ALIASES, COMMANDS, load_command
 from tame.utils.checks import InputError
 from tame.utils.memory import keep_memory
 from tame.utils.versions import VERSION
-
-if TYPE_CHECKING:
-    from tame.cli.command import Command
-
-COMMANDS = {
-    "explain": (
-        "tame.cli.explain",
-        "Explain image files, by one method or several: overlays, maps and a manifest, and grids that compare methods.",
-    ),
-    "train": (
-        "tame.cli.train",
-        "Train an attention mechanism that explains a classifier; the classifier itself does not change.",
-    ),
-    "lr-find": ("tame.cli.lr_find", "Suggest a learning rate for a training run by a range test."),
-    "evaluate": ("tame.cli.evaluate", "Evaluate an explanation method."),
-    "compare": ("tame.cli.compare", "Evaluate several explanation methods on one classifier and compare them."),
-    "table": ("tame.cli.table", "Compare finished evaluations of the same images in one table."),
-    "inspect": ("tame.cli.inspect", "List the layers of a classifier, and propose feature layers."),
-    "convert": ("tame.cli.convert", "Convert a checkpoint of the authors' programs."),
-    "list": ("tame.cli.list", "List backbones, methods, metrics, presets and attention mechanisms."),
-}
-"""Commands by name: the module, imported when it is asked for, and the first sentence about its function."""
-
-ALIASES = {"import": "convert"}
-"""Earlier names of commands."""
 
 _COMPLETION = ("--print_shtab", "--print-shtab")
 
@@ -88,13 +63,6 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
     except KeyboardInterrupt:
         print(f"tame {name}: interrupted", file=sys.stderr)
         return 130
-
-
-def load_command(name: str) -> Command:
-    """Import a command of `COMMANDS` or `ALIASES`."""
-    module, _ = COMMANDS[ALIASES.get(name, name)]
-    command: Command = import_module(module).COMMAND
-    return command
 
 
 def _log(level: int) -> None:

@@ -38,8 +38,8 @@ def problem(
         >>> problem('Parser key "epochs":\n  Expected a <class>. Got value: many', None, {"epochs": int}, [])
         "expected --epochs as a whole number, got 'many'"
     """
-    if message.startswith(_UNKNOWN):
-        return _unknown(message.removeprefix(_UNKNOWN), list(known), positional, kinds)
+    if message.lower().startswith(_UNKNOWN):
+        return _unknown(message[len(_UNKNOWN) :], list(known), positional, kinds)
     if isinstance(error, argparse.ArgumentError) and error.argument_name:
         option = error.argument_name.partition("/")[0]
         if isinstance(error.__context__, UnreadableValueError):

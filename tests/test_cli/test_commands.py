@@ -6,9 +6,9 @@ import shlex
 import pytest
 
 from tame.cli.command import DEFAULTS
+from tame.cli.commands import COMMANDS, load_command
 from tame.cli.groups import EXCEPTIONS, GROUPS, METHOD_ARGUMENTS, group_of
 from tame.cli.help import PRESET_FIELDS, described
-from tame.cli.main import COMMANDS, load_command
 from tame.cli.method_arguments import method_options
 from tame.cli.parsing import build_parser, parse
 from tame.cli.signatures import options_of, takes

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from tame import __version__
-from tame.cli.main import ALIASES, COMMANDS, load_command, run_command
+from tame.cli.commands import ALIASES, COMMANDS, load_command
+from tame.cli.main import run_command
 from tame.cli.signatures import first_sentence
 
 REPOSITORY = Path(__file__).resolve().parents[2]
