@@ -7,12 +7,14 @@ import re
 from collections.abc import Callable, Iterator
 from dataclasses import fields
 from fnmatch import fnmatchcase
+from importlib import import_module
 from typing import TYPE_CHECKING, Any, Literal, get_args
 
 from tame.attention import ATTENTIONS
 from tame.backbones import BACKBONES
 from tame.classifier import BackboneSpec
 from tame.explainers import EXPLAINERS
+from tame.explainers.build import EXTERNAL
 from tame.metrics import METRICS
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
@@ -49,8 +51,9 @@ def list_available(kind: Kind, pattern: str | None = None) -> pd.DataFrame:
 
     Args:
         kind: What to list: backbones, methods, metrics, presets or attention.
-        pattern: Pattern of names, such as ``res*``; it also finds timm's classifiers, as ``timm:resnet18``, where that
-            package is installed. Default: all but timm's.
+        pattern: Pattern of names, such as ``res*``. It also finds timm's classifiers (``timm:resnet18``), and with a
+            colon the methods of other libraries (``grad-cam:*``), where these packages are installed. Default: all of
+            ours.
 
     Returns:
         A row each: its name, what it is, its cost, its paper, and what is particular to the kind, such as the arguments
@@ -147,7 +150,7 @@ def _timm() -> Iterator[Row]:
         }
 
 
-def _methods(_pattern: str | None) -> Iterator[Row]:
+def _methods(pattern: str | None) -> Iterator[Row]:
     for name in EXPLAINERS:
         method = EXPLAINERS.get(name)
         yield {
@@ -158,6 +161,20 @@ def _methods(_pattern: str | None) -> Iterator[Row]:
             "arguments": ", ".join(map(_argument, method.arguments.values())),
             "paper": method.paper or "",
         }
+    if pattern is not None and ":" in pattern:
+        yield from _external_methods()
+
+
+def _external_methods() -> Iterator[Row]:
+    """Yield the methods of other libraries, none of one that is not installed."""
+    for library, module in EXTERNAL.items():
+        try:
+            names = import_module(module).methods()
+        except InputError:
+            continue
+        for name in names:
+            row = {"name": f"{library}:{name}", "title": name, "summary": f"method of the package {library}"}
+            yield row | {"cost": "", "arguments": "", "paper": ""}
 
 
 def _argument(parameter: inspect.Parameter) -> str:

@@ -110,6 +110,21 @@ def test_a_pattern_finds_timms_classifiers_too():
     assert not list_available("backbones")["name"].str.startswith("timm:").any()
 
 
+def test_a_pattern_with_a_colon_finds_the_methods_of_other_libraries():
+    pytest.importorskip("pytorch_grad_cam")
+    names = list_available("methods", "grad-cam:*")["name"].tolist()
+    assert {"grad-cam:EigenCAM", "grad-cam:HiResCAM"} <= set(names)
+    assert all(name.startswith("grad-cam:") for name in names)
+    pytest.importorskip("captum")
+    assert list_available("methods", "captum:Integrated*")["name"].tolist() == ["captum:IntegratedGradients"]
+
+
+def test_without_captum(monkeypatch):
+    monkeypatch.setitem(sys.modules, "captum", None)
+    monkeypatch.setitem(sys.modules, "captum.attr", None)
+    assert list_available("methods", "captum:*").empty
+
+
 def test_without_timm(monkeypatch):
     monkeypatch.setitem(sys.modules, "timm", None)
     assert list_available("backbones", "resnet18")["name"].tolist() == ["resnet18"]

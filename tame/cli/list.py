@@ -83,6 +83,7 @@ COMMAND = Command(
     parts=(Part(show),),
     examples=(
         "tame list methods",
+        "tame list methods 'grad-cam:*'",
         "tame list backbones 'res*'",
         "tame list backbones 'timm:vit*'",
         "tame list presets --json",
