@@ -106,13 +106,14 @@ def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tenso
         temperature: Width of the sigmoid, in standard deviations of the map.
 
     Returns:
-        (B, h, w) in [0, 1]; 0.5 for a constant map.
+        (B, h, w) in [0, 1]; 0.5 for a constant map, also one of a single pixel.
     """
     values = maps.flatten(1)  # (B, hw)
     centres = (torch.arange(levels, device=maps.device) + 0.5) / levels
     positions = (centres * values.shape[1]).long().clamp(max=values.shape[1] - 1)
     quantiles = values.sort(dim=1).values[:, positions]  # (B, levels)
-    width = temperature * values.std(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    deviation = values.std(1, keepdim=True, correction=min(1, values.shape[1] - 1))  # 0 for a single pixel
+    width = temperature * deviation.clamp(min=torch.finfo(maps.dtype).tiny)
     ranks = ((values.unsqueeze(2) - quantiles.unsqueeze(1)) / width.unsqueeze(2)).sigmoid().mean(2)
     return ranks.view_as(maps)
 
@@ -151,7 +152,8 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
     check_keep(keep)
     if keep == 1:
         return maps
-    threshold = torch.quantile(maps.flatten(1), 1 - keep, dim=1).view(-1, 1, 1)
+    # one map at a time, as older versions of PyTorch compute quantiles of at most 16 million values
+    threshold = torch.stack([torch.quantile(values, 1 - keep) for values in maps.flatten(1)]).view(-1, 1, 1)
     return torch.where(maps < threshold, 0, maps)
 
 

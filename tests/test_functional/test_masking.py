@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -131,6 +132,18 @@ class TestKeepTop:
     @pytest.mark.parametrize("keep", [0.5, 0.15])
     def test_a_constant_map_is_kept_whole(self, keep: float) -> None:
         assert keep_top(torch.ones(1, 6, 6), keep).eq(1).all()
+
+    def test_more_values_than_older_versions_take_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A limit on the values of one call, as PyTorch's own of 16 million, is one of a single map's."""
+        maps, quantile = noise(5, 8, 9), torch.quantile
+
+        def limited(values: Tensor, *given: Any, **options: Any) -> Tensor:
+            assert values.numel() <= 72, "quantile() input tensor is too large"
+            return quantile(values, *given, **options)
+
+        threshold = quantile(maps.flatten(1), 0.85, dim=1).view(-1, 1, 1)
+        monkeypatch.setattr(torch, "quantile", limited)
+        assert torch.equal(keep_top(maps, 0.15), torch.where(maps < threshold, 0, maps))  # bit for bit
 
     def test_not_in_place(self) -> None:
         maps = noise(1, 4, 4)
