@@ -30,6 +30,30 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 1)
 
 
+def drawable(maps: Tensor) -> tuple[Tensor, list[str | None]]:
+    """Scale maps for pictures as `min_max` does, except that a map without positive evidence becomes all zeros.
+
+    Args:
+        maps: (B, h, w).
+
+    Returns:
+        (B, h, w) in [0, 1], and for each map None, ``no positive evidence`` (constant, not above 0) or ``invalid map``
+        (NaN or infinite values); these two are all zeros.
+
+    Example:
+        >>> drawable(torch.tensor([[[1.0, 3.0]], [[0.0, 0.0]], [[2.0, 2.0]]]))[0].tolist()
+        [[[0.0, 1.0]], [[0.0, 0.0]], [[1.0, 1.0]]]
+    """
+    low, high = maps.amin((1, 2)), maps.amax((1, 2))
+    invalid = ~(high - low).isfinite()
+    empty = (low == high) & (high <= 0) & ~invalid
+    notes = [
+        "invalid map" if bad else "no positive evidence" if nothing else None
+        for bad, nothing in zip(invalid.tolist(), empty.tolist(), strict=True)
+    ]
+    return torch.where((invalid | empty).view(-1, 1, 1), 0, min_max(maps)), notes
+
+
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (B, h, w) bilinearly (``align_corners=False``) to ``size`` = (H, W)."""
     if maps.shape[1:] == size:

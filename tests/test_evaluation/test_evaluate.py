@@ -29,6 +29,7 @@ from tame.data import list_hash, read_list, walk_images
 from tame.evaluation import Summary, open_run, read_run
 from tame.evaluation.evaluate import evaluate, evaluate_explainer, evaluation_arguments, resolve_request
 from tame.explainers import build_explainer, load_explainer
+from tame.explainers.base import CheckedExplainer
 from tame.explainers.controls import centre_maps
 from tame.utils.checks import InputError
 from tame.utils.versions import versions
@@ -260,6 +261,53 @@ def test_a_function_and_a_classifier_from_python(toy_classifier: Make, photograp
     assert cells(Path("evaluations/toy_cnn/in_the_middle")) == cells(Path("evaluations/toy_cnn/centre"))
 
 
+def test_an_edited_function_is_not_taken_for_its_earlier_self(toy_classifier: Make, photographs: Path) -> None:
+    classifier, common = toy_classifier(), {"data": str(photographs), "limit_images": 3, "progress": False}
+
+    def build(sign: float) -> Any:
+        def own(images: Tensor, targets: Tensor) -> Tensor:
+            return sign * centre_maps(images)
+
+        return own
+
+    first = tame.evaluate(build(1), classifier, **common)
+    again = tame.evaluate(build(1), classifier, **common)
+    assert again.equals(first)
+    with pytest.raises(InputError, match="holds a run with other settings: code_sha256 .*start over"):
+        tame.evaluate(build(-1), classifier, **common)
+    edited = tame.evaluate(build(-1), classifier, resume=False, **common)
+    assert edited.loc["own", "rank/AD_15"] != first.loc["own", "rank/AD_15"]
+
+
+def test_an_edited_explainer_is_not_taken_for_its_earlier_self(toy_classifier: Make, photographs: Path) -> None:
+    class Own(CheckedExplainer):
+        def __init__(self, classifier: FrozenClassifier, sign: float) -> None:
+            super().__init__(classifier)
+            self.sign = sign
+
+        def explain(self, images: Tensor, targets: Tensor) -> Tensor:
+            return self.sign * centre_maps(images)
+
+    classifier, common = toy_classifier(), {"data": str(photographs), "limit_images": 3, "progress": False}
+    first = tame.evaluate(Own(classifier, 1), **common)
+    assert tame.evaluate(Own(classifier, 1), **common).equals(first)
+    with pytest.raises(InputError, match="holds a run with other settings: code_sha256"):
+        tame.evaluate(Own(classifier, -1), **common)
+
+
+def test_an_edited_module_is_noticed(toy_backbone: str, photographs: Path) -> None:
+    text = "from tame.explainers.controls import centre_maps\ndef middle(images, targets): return centre_maps(images)\n"
+    Path("edited_method.py").write_text(text)
+    try:
+        measure("edited_method:middle")
+        measure("edited_method:middle")
+        Path("edited_method.py").write_text(text.replace("return", "return -"))
+        with pytest.raises(InputError, match="holds a run with other settings: code_sha256"):
+            measure("edited_method:middle")
+    finally:
+        sys.modules.pop("edited_method", None)
+
+
 def test_a_function_called_as_a_method_is_not_that_method(photographs: Path) -> None:
     def ttame(images: Tensor, targets: Tensor) -> Tensor:
         return images[:, 0]
@@ -306,6 +354,8 @@ def test_maps_from_a_folder(toy_classifier: Make, toy_backbone: str, photographs
     with pytest.raises(InputError, match="expected maps in place of a method, got both"):
         measure(maps="made elsewhere", arguments={"centre": {}}, out="refused")
     np.save("made elsewhere/07.npy", np.full((32, 32), np.nan))
+    with pytest.raises(InputError, match="holds a run with other settings: maps_sha256"):
+        measure("ttame", maps="made elsewhere/", metrics=["ad-ic", "road"], out=None)
     np.save("made elsewhere/08.npy", np.full((32, 32), 5.0))
     summary = measure(maps="made elsewhere", out="broken")
     assert (summary.invalid, summary.constant, summary.images) == (1, 1, 24)

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tame.functional.masking import apply_mask, keep_top, min_max, rank_scale, scale_and_upsample, upsample
+from tame.functional.masking import apply_mask, drawable, keep_top, min_max, rank_scale, scale_and_upsample, upsample
 from tame.utils.checks import InputError
 
 
@@ -113,6 +113,15 @@ class TestRankScale:
 
     def test_minus_zero_ties_with_zero(self) -> None:
         assert rank_scale(torch.tensor([[[0.0, -0.0, 1.0]]])).tolist() == [[[0.25, 0.25, 1.0]]]
+
+
+def test_maps_to_draw() -> None:
+    nan, ones = float("nan"), torch.ones(1, 2, 2)
+    some = noise(1, 2, 2) - 0.5
+    maps = torch.cat([0 * ones, -ones, ones, some, torch.tensor([[[nan, 1], [0, 1]]]), ones * float("inf")])
+    scaled, notes = drawable(maps)
+    assert notes == ["no positive evidence"] * 2 + [None] * 2 + ["invalid map"] * 2
+    assert scaled[[0, 1, 4, 5]].eq(0).all() and scaled[2].eq(1).all() and torch.equal(scaled[3:4], min_max(some))
 
 
 class TestKeepTop:
