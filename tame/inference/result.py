@@ -39,7 +39,8 @@ class Explanation:
         file: File of the image; None for an image that was passed in memory.
         versions: Versions of Python, this package and its main dependencies.
         note: What is wrong with the map: ``no positive evidence`` where it is constant and not positive, such as a
-            Grad-CAM that is zero everywhere, or ``invalid map`` where it held NaN or infinite values; ``map`` is then 0.
+            Grad-CAM that is zero everywhere, or ``invalid map`` where it held NaN or infinite values; ``map`` is then
+            0 everywhere.
     """
 
     image: Image.Image
@@ -59,7 +60,9 @@ class Explanation:
     @property
     def title(self) -> str:
         """Class name, index and confidence, such as ``tabby (281) 93.1 %``, and the note."""
-        return f"{self.class_name} ({self.target}) {100 * self.confidence:.1f} %" + (f", {self.note}" if self.note else "")
+        return f"{self.class_name} ({self.target}) {100 * self.confidence:.1f} %" + (
+            f", {self.note}" if self.note else ""
+        )
 
     @property
     def method_title(self) -> str:
