@@ -46,6 +46,12 @@ def test_our_own_preset_uses_the_backbones_masking_and_does_not_count_rounding()
     assert preset.ic_margin == 1e-5
 
 
+def test_our_own_preset_trains_a_shared_row_at_its_own_rates() -> None:
+    preset = PRESETS.get("tame")
+    assert (preset.init, preset.trainable, preset.loss) == ("classifier", "shared", "ranked")
+    assert (preset.batch_size, preset.epochs, preset.max_lr, preset.token_max_lr) == (16, 2, 5e-3, 0.05)
+
+
 def test_our_own_preset_removes_exact_counts_on_the_image_and_reports_confidence() -> None:
     preset = PRESETS.get("tame")
     assert (preset.road_selection, preset.road_space, preset.road_reading) == ("exact", "image", "confidence")

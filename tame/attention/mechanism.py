@@ -99,9 +99,9 @@ class TAME(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
-        self.shared_row: SharedRow | None = None  # set while a shared row is trained, see `tame.attention.shared`
         self._folded: list[tuple[Tensor | None, Tensor]] = []
-        self._folded_from: tuple[int, ...] = ()
+        self._folded_from: tuple[list[Tensor], list[float]] = [], []
+        self.shared_row: SharedRow | None = None  # set while a shared row is trained, see `tame.attention.shared`
 
     def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
         """Compute class maps before the sigmoid.
@@ -155,14 +155,18 @@ class TAME(nn.Module):
         return out + feature if self.skip else out
 
     def _fold(self) -> list[tuple[Tensor | None, Tensor]]:
-        """Return convolution, batch norm and skip as one weight and bias per branch, cached until a tensor changes."""
-        tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
-        if torch.is_grad_enabled() or any(tensor.is_inference() for tensor in tensors):
+        """Return convolution, batch norm and skip as one weight and bias per branch, cached until a value changes.
+
+        Values are compared, which is cheaper than folding: PyTorch's version counter misses ``weight.data.mul_(2)``.
+        """
+        if torch.is_grad_enabled():
             return [self._fold_branch(index) for index in range(len(self.convs))]
-        state = tuple(part for tensor in tensors for part in (tensor.data_ptr(), tensor._version))
-        if state != self._folded_from:
+        tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
+        numbers = [norm.eps for norm in self.bns if isinstance(norm, nn.BatchNorm2d)]
+        known, known_numbers = self._folded_from
+        if numbers != known_numbers or len(known) != len(tensors) or not all(map(_same, known, tensors)):
             self._folded = [self._fold_branch(index) for index in range(len(self.convs))]
-            self._folded_from = state
+            self._folded_from = [tensor.clone() for tensor in tensors], numbers
         return self._folded
 
     def _fold_branch(self, index: int) -> tuple[Tensor | None, Tensor]:
@@ -195,6 +199,11 @@ class TAME(nn.Module):
         got = tuple(feature.shape[1] for feature in features)
         if got != self.channels:
             raise InputError(f"expected feature maps of {self.channels} channels, got {got}")
+
+
+def _same(one: Tensor, other: Tensor) -> bool:
+    """Return whether two tensors are equal in type, device and values."""
+    return one.dtype == other.dtype and one.device == other.device and torch.equal(one, other)
 
 
 def _resize(maps: Tensor, size: tuple[int, int]) -> Tensor:

@@ -89,15 +89,19 @@ class ExplainedClassifier(nn.Module):
                 for each image (T-TAME, Eq. 12).
             masking: How images are masked, see `FrozenClassifier.masked_logits`.
             generator: Random generator on the CPU for the other classes; default: torch's global one.
+
+        Returns:
+            The pass. Its maps are float32, also under autocast: in half precision the sigmoid reaches 0, where the
+            paper's area term has an infinite gradient.
         """
         with torch.no_grad():
             logits, features = self.classifier(images)
         targets = logits.argmax(1)
         if other_classes == "batch":
-            maps = self.attention(features, targets).sigmoid()  # (B, B, h, w), predicted classes on the diagonal
-            own = maps.diagonal().movedim(-1, 0)  # (B, h, w)
+            maps = self.attention(features, targets).float().sigmoid()  # (B, B, h, w)
+            own = maps.diagonal().movedim(-1, 0)  # the predicted classes, (B, h, w)
         else:
-            maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).sigmoid()
+            maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).float().sigmoid()
             own = maps[:, 0]
         return TrainingPass(targets, maps, self.masked_logits(images, own, masking))
 

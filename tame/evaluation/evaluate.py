@@ -15,7 +15,7 @@ from tame.classifier import FrozenClassifier
 from tame.data import Crop, ImageListDataset
 from tame.evaluation.folder import RunFolder
 from tame.evaluation.map_files import MapFiles
-from tame.evaluation.prepare import MethodChoices, method_id, method_title, own_arguments, prepare
+from tame.evaluation.prepare import MethodChoices, code_of, method_id, method_title, own_arguments, prepare
 from tame.evaluation.processes import Process
 from tame.evaluation.records import Summary
 from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
@@ -252,8 +252,10 @@ def _provenance(source: CheckedExplainer | MapFiles, request: EvaluationRequest)
     found: dict[str, Any] = {"method": _method(source), "preset": request.preset}
     overrides = dict(request.overrides)
     if isinstance(source, MapFiles):
-        found["maps"] = source.name
+        found |= {"maps": source.name, "maps_sha256": source.sha256}
     else:
+        if code := code_of(source):
+            found["code_sha256"] = code
         if checkpoint := source.arguments.get("checkpoint"):
             found |= {"checkpoint": str(checkpoint), "checkpoint_sha256": checkpoint_hash(checkpoint)}
         if own := own_arguments(source, request.preset):

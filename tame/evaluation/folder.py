@@ -21,7 +21,15 @@ LOOKS = "looks"
 """Maps of a run that a report shows."""
 
 _PROVENANCE = {"method", "preset", "overrides", "list", "list_sha256"}
-_SOMETIMES = {"checkpoint", "checkpoint_sha256", "arguments", "maps", "score"}  # settings that not every run has
+_SOMETIMES = {
+    "checkpoint",
+    "checkpoint_sha256",
+    "arguments",
+    "maps",
+    "maps_sha256",
+    "code_sha256",
+    "score",
+}  # settings that not every run has
 
 
 class RunFolder:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -44,6 +45,14 @@ class MapFiles:
         shapes = {_read(path, only_header=True).shape: path for path in self.paths if path}
         if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
             raise InputError(f"expected maps (h, w) of one shape in {folder}, got {sorted(shapes)}")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the files' content, in the order of the list."""
+        digest = hashlib.sha256()
+        for path in self.paths:
+            digest.update(hashlib.sha256(path.read_bytes() if path else b"").digest())
+        return digest.hexdigest()
 
     def __call__(self, indices: Tensor) -> Tensor:
         """Return the maps (B, h, w) float32 of the images at these positions (B,) of the list."""

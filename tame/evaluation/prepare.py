@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import sys
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -17,6 +19,7 @@ from tame.explainers.build import MethodName, build_explainer
 from tame.explainers.user_code import ExplainFunction, UserExplainer
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
+from tame.utils.code import code_hash
 from tame.utils.devices import resolve_device
 
 AnyExplainer = str | ExplainFunction | CheckedExplainer
@@ -101,6 +104,21 @@ def method_id(explainer: CheckedExplainer) -> str:
     """Return the name that an explainer's method has in run folders: its id, or the name of its function or class."""
     code: object = explainer.function if isinstance(explainer, UserExplainer) else explainer
     return explainer.method or str(getattr(code, "__name__", type(code).__name__))
+
+
+def code_of(explainer: CheckedExplainer) -> str | None:
+    """Return a hash of the user's own code, None for methods by name.
+
+    It is of a function, with the file of its module if it is named package.module:function, or of an explainer that was
+    not built by name; and of what these hold.
+    """
+    if not isinstance(explainer, UserExplainer):
+        return None if explainer.method else code_hash(explainer)
+    found = code_hash(explainer.function)
+    module = sys.modules.get((explainer.method or "").partition(":")[0])
+    if file := getattr(module, "__file__", None):
+        found = hashlib.sha256(found.encode() + Path(file).read_bytes()).hexdigest()
+    return found
 
 
 def method_title(explainer: CheckedExplainer) -> str:

@@ -30,6 +30,30 @@ def min_max(maps: Tensor) -> Tensor:
     return torch.where(span > 0, (maps - low) / torch.where(span > 0, span, 1), 1)
 
 
+def drawable(maps: Tensor) -> tuple[Tensor, list[str | None]]:
+    """Scale maps for pictures as `min_max` does, except that a map without positive evidence becomes all zeros.
+
+    Args:
+        maps: (B, h, w).
+
+    Returns:
+        (B, h, w) in [0, 1], and for each map None, ``no positive evidence`` (constant, not above 0) or ``invalid map``
+        (NaN or infinite values); these two are all zeros.
+
+    Example:
+        >>> drawable(torch.tensor([[[1.0, 3.0]], [[0.0, 0.0]], [[2.0, 2.0]]]))[0].tolist()
+        [[[0.0, 1.0]], [[0.0, 0.0]], [[1.0, 1.0]]]
+    """
+    low, high = maps.amin((1, 2)), maps.amax((1, 2))
+    invalid = ~(high - low).isfinite()
+    empty = (low == high) & (high <= 0) & ~invalid
+    notes = [
+        "invalid map" if bad else "no positive evidence" if nothing else None
+        for bad, nothing in zip(invalid.tolist(), empty.tolist(), strict=True)
+    ]
+    return torch.where((invalid | empty).view(-1, 1, 1), 0, min_max(maps)), notes
+
+
 def upsample(maps: Tensor, size: tuple[int, int]) -> Tensor:
     """Resize maps (B, h, w) bilinearly (``align_corners=False``) to ``size`` = (H, W)."""
     if maps.shape[1:] == size:
@@ -106,13 +130,14 @@ def soft_rank(maps: Tensor, levels: int = 32, temperature: float = 0.1) -> Tenso
         temperature: Width of the sigmoid, in standard deviations of the map.
 
     Returns:
-        (B, h, w) in [0, 1]; 0.5 for a constant map.
+        (B, h, w) in [0, 1]; 0.5 for a constant map, also one of a single pixel.
     """
     values = maps.flatten(1)  # (B, hw)
     centres = (torch.arange(levels, device=maps.device) + 0.5) / levels
     positions = (centres * values.shape[1]).long().clamp(max=values.shape[1] - 1)
     quantiles = values.sort(dim=1).values[:, positions]  # (B, levels)
-    width = temperature * values.std(1, keepdim=True).clamp(min=torch.finfo(maps.dtype).tiny)
+    deviation = values.std(1, keepdim=True, correction=min(1, values.shape[1] - 1))  # 0 for a single pixel
+    width = temperature * deviation.clamp(min=torch.finfo(maps.dtype).tiny)
     ranks = ((values.unsqueeze(2) - quantiles.unsqueeze(1)) / width.unsqueeze(2)).sigmoid().mean(2)
     return ranks.view_as(maps)
 
@@ -151,7 +176,8 @@ def keep_top(maps: Tensor, keep: float) -> Tensor:
     check_keep(keep)
     if keep == 1:
         return maps
-    threshold = torch.quantile(maps.flatten(1), 1 - keep, dim=1).view(-1, 1, 1)
+    # one map at a time, as older versions of PyTorch compute quantiles of at most 16 million values
+    threshold = torch.stack([torch.quantile(values, 1 - keep) for values in maps.flatten(1)]).view(-1, 1, 1)
     return torch.where(maps < threshold, 0, maps)
 
 

@@ -75,13 +75,15 @@ def increase(confidence: Tensor, masked: Tensor, margin: float) -> Tensor:
             then "increases" the confidence of about 40 % of the images. 1e-5 is above the rounding of float32.
 
     Returns:
-        Bool (B,). Increase in Confidence is 100 times its mean.
+        (B,), 1 where it does, otherwise 0; NaN where a confidence is NaN, as for `drop` and `gain`. Increase in
+        Confidence is 100 times its mean.
 
     Example:
         >>> increase(torch.tensor([0.5, 0.5]), torch.tensor([0.6, 0.500001]), margin=1e-5).tolist()
-        [True, False]
+        [1.0, 0.0]
     """
-    return masked - confidence > margin
+    difference = masked - confidence
+    return torch.where(difference.isnan(), difference, (difference > margin).to(difference.dtype))
 
 
 def gain(confidence: Tensor, masked: Tensor) -> Tensor:

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.data import Crop
-from tame.functional.masking import min_max
+from tame.functional.masking import drawable
 from tame.functional.scores import scores
 from tame.inference.result import Explanation
 from tame.types import Explainer
@@ -136,12 +136,12 @@ def _explain_classes(
     """Return, per image, the explanations of the ``chosen`` classes (B, T)."""
     spec, made_with = by.classifier.spec, versions()
     confidences = scores(logits, spec.score).gather(1, chosen).tolist()
-    maps = [_scaled_maps(by.explainer, images, column) for column in chosen.unbind(1)]  # T times (B, h, w)
+    maps = [_scaled_maps(by.explainer, images, column) for column in chosen.unbind(1)]  # T times
     return [
         [
             Explanation(
                 image=prepared.image,
-                map=maps[rank][row],
+                map=maps[rank][0][row],
                 target=target,
                 class_name=spec.class_names[target],
                 confidence=confidences[row][rank],
@@ -152,6 +152,7 @@ def _explain_classes(
                 crop=prepared.crop,
                 file=prepared.file,
                 versions=made_with,
+                note=maps[rank][1][row],
             )
             for rank, target in enumerate(chosen[row].tolist())
         ]
@@ -159,7 +160,9 @@ def _explain_classes(
     ]
 
 
-def _scaled_maps(explainer: Explainer, images: Tensor, targets: Tensor) -> np.ndarray:
+def _scaled_maps(explainer: Explainer, images: Tensor, targets: Tensor) -> tuple[np.ndarray, list[str | None]]:
+    """Return maps (B, h, w) to draw, and what is wrong with each."""
     maps = explainer(images, targets.contiguous())
     check_maps(maps, len(images))
-    return min_max(maps.detach().float()).cpu().numpy()
+    scaled, notes = drawable(maps.detach().float())
+    return scaled.cpu().numpy(), notes

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,9 @@ class Explanation:
         crop: (left, top, right, bottom) of the region that the classifier was shown, in pixels of ``image_size``.
         file: File of the image; None for an image that was passed in memory.
         versions: Versions of Python, this package and its main dependencies.
+        note: What is wrong with the map: ``no positive evidence`` where it is constant and not positive, such as a
+            Grad-CAM that is zero everywhere, or ``invalid map`` where it held NaN or infinite values; ``map`` is then
+            0 everywhere.
     """
 
     image: Image.Image
@@ -51,11 +55,14 @@ class Explanation:
     crop: tuple[float, float, float, float]
     file: str | None
     versions: dict[str, str]
+    note: str | None = None
 
     @property
     def title(self) -> str:
-        """Class name, index and confidence, such as ``tabby (281) 93.1 %``."""
-        return f"{self.class_name} ({self.target}) {100 * self.confidence:.1f} %"
+        """Class name, index and confidence, such as ``tabby (281) 93.1 %``, and the note."""
+        return f"{self.class_name} ({self.target}) {100 * self.confidence:.1f} %" + (
+            f", {self.note}" if self.note else ""
+        )
 
     @property
     def method_title(self) -> str:
@@ -89,7 +96,7 @@ class Explanation:
             "file": self.file,
             "target": self.target,
             "class_name": self.class_name,
-            "confidence": self.confidence,
+            "confidence": self.confidence if math.isfinite(self.confidence) else None,  # JSON has no NaN
             "map": map_file,
             "overlay": overlay_file,
             "method": self.method,
@@ -98,6 +105,7 @@ class Explanation:
             "image_size": list(self.image_size),
             "crop": list(self.crop),
             "preset": self.preset,
+            **({"note": self.note} if self.note else {}),
         }
 
     def _repr_png_(self) -> bytes:

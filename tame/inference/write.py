@@ -119,13 +119,17 @@ def write_explanations(
                     write_explanations_of_image(out, f"{folder}{name}", row)
                     for folder, row in zip(folders, rows, strict=True)
                 ]
+                for each in chain.from_iterable(rows):
+                    if each.note:
+                        bar.clear()
+                        logger.warning("%s: %s, %s of %s", each.file, each.note, each.method_title, each.class_name)
                 entries += chain.from_iterable(written)
                 if len(methods) > 1:
                     grids.add(name, rows, written)
             bar.update(len(batch))
     grids.close()
     with replacing(out / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(entries, indent=2) + "\n", encoding="utf-8")
+        temporary.write_text(json.dumps(entries, indent=2, allow_nan=False) + "\n", encoding="utf-8")
     return ExplainReport(entries, failures)
 
 

@@ -83,14 +83,14 @@ def units(table: Table) -> str:
 def marked(table: Table, best: str, second: str) -> list[list[str]]:
     """Return the values as text, per run and measure, put into ``best`` and ``second`` where they are that.
 
-    Values that read the same share their mark. Controls whose ranks mean nothing bear none; nor does a single run, or
-    anything where all methods tie.
+    Values that read the same share their mark. Controls whose ranks mean nothing bear none, nor do runs with invalid
+    maps, a single run, or anything where all methods tie.
     """
     columns = []
     for position, measure in enumerate(table.measures):
         estimates = [entry.estimates[position] for entry in table.entries]
         cells = [NOTHING if estimate is None else f"{estimate.value:.2f}" for estimate in estimates]
-        rivals = [not entry.control for entry in table.entries]
+        rivals = [not entry.control and not entry.invalid for entry in table.entries]
         shown = {cell for cell, rival in zip(cells, rivals, strict=True) if rival} - {NOTHING}
         ranking = sorted(shown, key=float, reverse=measure.higher_is_better)
         marks = dict(zip(ranking, (best, second), strict=False)) if len(ranking) > 1 else {}

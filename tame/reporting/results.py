@@ -33,6 +33,8 @@ class Entry:
         preset: Its preset, with the changes of it.
         control: Whether it is a control whose ranks mean nothing, which bears no marks.
         images: Images that entered its measures.
+        invalid: How many of their maps held NaN or infinite values and were counted as all ones: such a run bears no
+            marks and no verdict.
         estimates: One per measure; None where the measure means nothing.
         comparisons: One per measure, against the reference; None for the reference itself, without a reference, and
             where there is no estimate or no interval.
@@ -44,6 +46,7 @@ class Entry:
     preset: str
     control: bool
     images: int
+    invalid: int
     estimates: list[Estimate | None]
     comparisons: list[Comparison | None]
     cost: dict[str, float]

@@ -153,6 +153,7 @@ def notes_of(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
             notes.append(
                 f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
                 "counted as all ones."
+                + (" Invalid maps are failures: no marks, no verdict." if summary.invalid else "")
             )
     return notes
 

@@ -88,7 +88,8 @@ def build_table(runs: Sequence[Run | str | Path], reference: str | None = None, 
     The maps of ``all_ones`` and ``fake_cam`` have a min-max reading only: nearly all their pixels are tied, so that
     their ranks are arbitrary; other measures are missing. A method wins a measure when the paired-bootstrap 95 %
     interval of its difference to the reference excludes 0 on the better side; all measures are compared on the same
-    draws of images.
+    draws of images. A run with invalid maps (NaN or infinite values, counted as all ones, which reach an Average Drop
+    of 0) bears no marks and no verdicts, and neither do others against it; a note says so.
 
     Args:
         runs: The runs or their folders, in the order of the rows.
@@ -115,6 +116,7 @@ def build_table(runs: Sequence[Run | str | Path], reference: str | None = None, 
                 preset=preset_of(run),
                 control=is_minmax_only(run),
                 images=run.summary.images,
+                invalid=run.summary.invalid,
                 estimates=[_estimate(run, measure) for measure in columns],
                 comparisons=comparisons[index],
                 cost=dict(run.summary.cost),
@@ -140,7 +142,7 @@ def _comparisons(
     against = _scores(runs[reference], columns)
     return [
         [None] * len(columns)
-        if index == reference
+        if index == reference or run.summary.invalid or runs[reference].summary.invalid
         else [
             _comparison(interval, measure) if all(means_something(each, measure) for each in pair) else None
             for interval, measure in zip(bootstrap_means(_scores(run, columns) - against, seed), columns, strict=True)

@@ -157,6 +157,25 @@ def test_eval_mode_folds_once_without_gradients(monkeypatch):
     assert folded == [0, 1, 2]
 
 
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda mechanism: mechanism.convs[0].weight.data.mul_(2),  # leaves the version counter as it is
+        lambda mechanism: mechanism.bns[1].running_mean.data.add_(1),
+        lambda mechanism: setattr(mechanism.bns[2], "eps", 0.5),
+    ],
+    ids=["weight.data", "running_mean.data", "eps"],
+)
+def test_folded_branches_follow_every_change(change):
+    mechanism, inputs = as_if_trained(TAME(CHANNELS, CLASSES)).eval(), features()
+    with torch.no_grad():
+        before = mechanism(inputs)
+        change(mechanism)
+        after = mechanism(inputs)
+        torch.testing.assert_close(after, literal_class_maps(mechanism, inputs), atol=1e-5, rtol=1e-5)
+    assert not torch.equal(before, after)
+
+
 def test_gradients_flow_after_a_pass_without_them():
     mechanism = TAME(CHANNELS, CLASSES).eval()
     for mode in torch.no_grad, torch.inference_mode:

@@ -4,6 +4,7 @@ import torch.nn.functional as F
 
 from tame.attention import LCAM, TAME
 from tame.attention.model import ExplainedClassifier, own_and_random
+from tame.functional.losses import area_paper
 from tame.functional.masking import soft_keep_top, soft_rank
 from tame.utils.checks import InputError
 
@@ -64,6 +65,24 @@ def test_training_pass_with_random_classes(model, toy_images):
     own = torch.stack([every[index, target] for index, target in enumerate(result.targets)])
     expected = literal_masked_logits(model.classifier, toy_images, own, model.classifier.spec.masking)
     torch.testing.assert_close(result.masked_logits, expected, atol=1e-4, rtol=1e-4)
+
+
+@pytest.mark.parametrize("kind", ["batch", "random"])
+@pytest.mark.parametrize("build", [TAME, LCAM])
+def test_half_precision_reaches_no_infinite_gradient_of_the_area(toy_classifier, toy_images, kind, build):
+    """In float16 the sigmoid of -20 is 0, where the gradient of the paper's area is infinite."""
+    classifier = toy_classifier()
+    classifier = classifier.with_layers(classifier.layers[:1])
+    attention = build(classifier.channels, 5)
+    model = ExplainedClassifier(classifier, attention)
+    with torch.no_grad():
+        attention.fuser.bias.fill_(-20)
+    with torch.autocast("cpu", torch.float16):
+        result = model.training_pass(toy_images, kind)
+    assert result.maps.dtype == torch.float32 and result.maps.min() > 0
+    area_paper(result.maps).backward()
+    gradients = [parameter.grad for parameter in attention.parameters()]
+    assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients)
 
 
 def test_ranked_pass(model, toy_images):

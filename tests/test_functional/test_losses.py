@@ -1,3 +1,6 @@
+import math
+import statistics
+
 import pytest
 import torch
 
@@ -65,6 +68,18 @@ def test_smooth_ranks_become_ranks():
     assert 0 <= soft.min() < 0.03 and 0.97 < soft.max() <= 1
 
 
+def test_smooth_ranks_by_hand():
+    """The default temperature, with the formula written out: 32 quantiles of 64 values are every second one."""
+    maps = torch.randn(1, 8, 8, dtype=torch.float64)
+    values = sorted(maps.flatten().tolist())
+    width = 0.1 * statistics.stdev(values)
+    expected = [
+        statistics.mean(1 / (1 + math.exp(-(value - step) / width)) for step in values[1::2])
+        for value in maps.flatten().tolist()
+    ]
+    assert soft_rank(maps).flatten().tolist() == pytest.approx(expected, abs=1e-6)
+
+
 def test_smooth_ranks_come_nearer_as_the_temperature_falls():
     maps = torch.randn(3, 16, 16)
     expected = rank_scale(maps)
@@ -94,6 +109,14 @@ def test_smooth_ranks_of_a_constant_map(value):
     assert maps.grad.isfinite().all()
 
 
+def test_smooth_rank_of_a_single_pixel():
+    maps = torch.tensor([[[3.0]], [[-1.0]]], requires_grad=True)
+    ranks = soft_rank(maps)
+    assert ranks.flatten().tolist() == [0.5, 0.5]
+    ranks.sum().backward()
+    assert maps.grad.isfinite().all()
+
+
 def test_smooth_ranks_are_differentiable():
     maps = torch.randn(2, 4, 4, requires_grad=True)
     (soft_rank(maps) * torch.randn(2, 4, 4)).sum().backward()
@@ -110,6 +133,9 @@ def test_smooth_threshold_by_hand():
     soft = soft_keep_top(ranks, torch.tensor([0.5]), temperature=0.25)
     expected = [rank / (1 + 2.718281828 ** (-(rank - 0.5) / 0.25)) for rank in (0, 0.25, 0.5, 0.75, 1)]
     assert soft.flatten().tolist() == pytest.approx(expected)
+    usual = soft_keep_top(ranks, torch.tensor([0.45]))  # the step at 0.55, its width 0.05
+    expected = [rank / (1 + 2.718281828 ** (-(rank - 0.55) / 0.05)) for rank in (0, 0.25, 0.5, 0.75, 1)]
+    assert usual.flatten().tolist() == pytest.approx(expected, abs=1e-6)
 
 
 def test_smooth_threshold_becomes_the_hard_one_for_each_image():

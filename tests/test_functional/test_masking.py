@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,7 +12,7 @@ import torch.nn.functional as F
 from scipy.stats import rankdata
 from torch import Tensor
 
-from tame.functional.masking import apply_mask, keep_top, min_max, rank_scale, scale_and_upsample, upsample
+from tame.functional.masking import apply_mask, drawable, keep_top, min_max, rank_scale, scale_and_upsample, upsample
 from tame.utils.checks import InputError
 
 
@@ -114,6 +115,15 @@ class TestRankScale:
         assert rank_scale(torch.tensor([[[0.0, -0.0, 1.0]]])).tolist() == [[[0.25, 0.25, 1.0]]]
 
 
+def test_maps_to_draw() -> None:
+    nan, ones = float("nan"), torch.ones(1, 2, 2)
+    some = noise(1, 2, 2) - 0.5
+    maps = torch.cat([0 * ones, -ones, ones, some, torch.tensor([[[nan, 1], [0, 1]]]), ones * float("inf")])
+    scaled, notes = drawable(maps)
+    assert notes == ["no positive evidence"] * 2 + [None] * 2 + ["invalid map"] * 2
+    assert scaled[[0, 1, 4, 5]].eq(0).all() and scaled[2].eq(1).all() and torch.equal(scaled[3:4], min_max(some))
+
+
 class TestKeepTop:
     @pytest.mark.parametrize("keep", [1.0, 0.9, 0.5, 0.3, 0.15, 0.01])
     @pytest.mark.parametrize("maps", [noise(3, 7, 9), tied(3, 8), torch.ones(2, 3, 3), torch.zeros(1, 3, 3)])
@@ -131,6 +141,18 @@ class TestKeepTop:
     @pytest.mark.parametrize("keep", [0.5, 0.15])
     def test_a_constant_map_is_kept_whole(self, keep: float) -> None:
         assert keep_top(torch.ones(1, 6, 6), keep).eq(1).all()
+
+    def test_more_values_than_older_versions_take_at_once(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        """A limit on the values of one call, as PyTorch's own of 16 million, is one of a single map's."""
+        maps, quantile = noise(5, 8, 9), torch.quantile
+
+        def limited(values: Tensor, *given: Any, **options: Any) -> Tensor:
+            assert values.numel() <= 72, "quantile() input tensor is too large"
+            return quantile(values, *given, **options)
+
+        threshold = quantile(maps.flatten(1), 0.85, dim=1).view(-1, 1, 1)
+        monkeypatch.setattr(torch, "quantile", limited)
+        assert torch.equal(keep_top(maps, 0.15), torch.where(maps < threshold, 0, maps))  # bit for bit
 
     def test_not_in_place(self) -> None:
         maps = noise(1, 4, 4)

@@ -48,6 +48,13 @@ def test_drop_does_not_hide_nan() -> None:
     assert all(math.isnan(value) for value in values.tolist())
 
 
+def test_no_score_hides_nan() -> None:
+    nan = float("nan")
+    p, masked = torch.tensor([nan, 0.5, 0.5]), torch.tensor([0.5, nan, 0.75])
+    for values in (drop(p, masked), increase(p, masked, margin=0), gain(p, masked)):
+        assert values.isnan().tolist() == [True, True, False]
+
+
 def test_increase_is_strict() -> None:
     p = torch.tensor([0.5, 0.5, 0.5])
     masked = torch.tensor([0.5, 0.5000001, 0.4])

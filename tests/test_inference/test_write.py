@@ -138,9 +138,8 @@ def test_most_confident_classes_come_first(run, files, toy_classifier):
     assert sum(entry["confidence"] for entry in report.entries) == pytest.approx(1)
 
 
-@pytest.mark.parametrize("value", [0.0, 7.0, float("nan")])
-def test_maps_without_contrast_are_all_ones(run, files, tmp_path, value):
-    entry = run(files[:1], explainer=lambda images, targets: torch.full((len(images), 3, 2), value)).entries[0]
+def test_positive_maps_without_contrast_are_all_ones(run, files, tmp_path):
+    entry = run(files[:1], explainer=lambda images, targets: torch.full((len(images), 3, 2), 7.0)).entries[0]
     assert np.array_equal(np.load(tmp_path / "out" / entry["map"]), np.ones((3, 2), np.float32))
 
 
@@ -215,3 +214,20 @@ def test_interrupted_run_writes_no_manifest(run, files, tmp_path):
     names = {path.name for path in (tmp_path / "out").iterdir()}
     assert {"0.overlay.png", "1.overlay.png"} < names
     assert "manifest.json" not in names
+
+
+@pytest.mark.parametrize(("value", "note"), [(0.0, "no positive evidence"), (float("nan"), "invalid map")])
+def test_a_map_without_evidence_is_zero_and_noted(run, files, tmp_path, caplog, value, note):
+    report = run(files[:2], lambda images, targets: torch.full((len(images), 4, 4), value))
+    assert [entry["note"] for entry in report.entries] == [note] * 2
+    assert (np.load(tmp_path / "out" / report.entries[0]["map"]) == 0).all()
+    assert f"0.png: {note}, brightness of" in caplog.text
+
+
+def test_the_manifest_is_json_without_nan(run, files, toy_classifier, tmp_path):
+    classifier = toy_classifier()
+    with torch.no_grad():
+        classifier.module.head.bias.fill_(float("nan"))
+    run(files[:1], classifier=classifier, targets=[1])
+    text = (tmp_path / "out" / "manifest.json").read_text()
+    assert "NaN" not in text and json.loads(text)[0]["confidence"] is None

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from finished_runs import AD_IC, ALL, CAUSAL, GOOD, HALF, ROAD, make_run, three
+from finished_runs import AD_IC, ALL, BAD, CAUSAL, GOOD, HALF, ROAD, make_run, three
 from table_text import markdown_lines
 from tame import __version__
 from tame.evaluation.records import SUMMARY, open_run
@@ -360,3 +360,17 @@ def test_only_counted_images_enter_the_curves(tmp_path: Path) -> None:
     curves = curves_of([open_run(run)])
     assert curves.values["RISE"]["morf_confidence"] == pytest.approx([60, 60])
     assert curves.title == "ROAD: toy (random), 2 of 4 images (only correct)"
+
+
+def test_invalid_maps_are_never_best(tmp_path: Path) -> None:
+    """Counted as all ones they reach the best AD; a NaN among the values leaves no interval, hence no win."""
+    runs = [make_run(tmp_path / "a", "gradcam", HALF), make_run(tmp_path / "b", "rise", [0.5] * 40, invalid=2)]
+    runs += [make_run(tmp_path / "c", "random", BAD)]
+    for reference, row in (("gradcam", 1), ("rise", 0)):
+        table = build_table(runs, reference)
+        assert table.entries[row].comparisons == [None] * len(table.measures)
+    lines = markdown_lines(table)
+    assert "| RISE | tame | 0.00 | 0.00 | 0.00 | 0.00 | 1 | - |" in lines
+    assert any(line.startswith("| Grad-CAM | tame | **25.00**") for line in lines)
+    start = "RISE: 0 constant and 2 invalid maps of 40, counted as all ones."
+    assert table.notes == [f"{start} Invalid maps are failures: no marks, no verdict."]

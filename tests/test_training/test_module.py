@@ -61,6 +61,19 @@ def test_training_moves_the_mechanism_and_never_the_classifier(model, images, fo
     assert not any(torch.equal(value, after[name]) for name, value in attention.items() if "bias" not in name)
 
 
+def test_the_cycle_ends_with_the_last_step(model, images):
+    rates = []
+
+    class Rates(lightning.Callback):
+        def on_train_batch_start(self, trainer, *_):
+            rates.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    fit(module(model), images, epochs=5, callbacks=[Rates()])
+    assert len(rates) == 10
+    assert (rates[0], rates[2]) == (pytest.approx(1e-2 / 25), pytest.approx(1e-2))  # 30 % of 10 steps, from 0
+    assert rates[-1] == pytest.approx(1e-2 / 25 / 1e4)
+
+
 @pytest.mark.parametrize("form", ["released", "ranked"])
 def test_terms_are_logged_by_name(model, images, form):
     trainer = fit(module(model, form), images, epochs=1)
