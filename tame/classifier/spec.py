@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import unicodedata
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -28,7 +29,7 @@ class Preprocessing:
 
     Raises:
         InputError: For sides below one pixel, an unknown interpolation, mean and std of different lengths, or values
-            of them that are not finite (std: not positive).
+            of them that are not finite (std: not positive) or larger than 1, as those of images in 0..255.
     """
 
     resize: int | tuple[int, int]
@@ -49,6 +50,12 @@ class Preprocessing:
             )
         if not all(map(math.isfinite, self.mean)) or not all(0 < value < math.inf for value in self.std):
             raise InputError(f"expected finite means and stds above 0, got mean {self.mean} and std {self.std}")
+        if max(*self.mean, *self.std) > 1:
+            scaled = [tuple(round(value / 255, 4) for value in values) for values in (self.mean, self.std)]
+            raise InputError(
+                f"expected mean and std of images in [0, 1], at most 1, got mean {self.mean} and std {self.std}: of "
+                f"images in 0..255 they are divided by 255, mean {scaled[0]} and std {scaled[1]}"
+            )
 
     @property
     def channels(self) -> int:
@@ -161,7 +168,9 @@ class BackboneSpec:
     def resolve_target(self, target: str | int) -> int:
         """Return the class index of a class name, or of an index.
 
-        Names are compared in full, ignoring case. Classes that share a name are selected by index.
+        Names are compared in full, ignoring case and Unicode normal forms; of names such as ``tabby, tabby cat``, each
+        part is one as well. A name that several classes carry, or that is also another class's index, is refused:
+        ``#INDEX`` selects a class by its index alone.
 
         Args:
             target: Class name or class index.
@@ -170,18 +179,30 @@ class BackboneSpec:
             InputError: For an index out of range, an ambiguous name, or an unknown name (listing similar names).
         """
         text = str(target).strip()
-        if text.removeprefix("-").isdecimal():
-            if not 0 <= int(text) < self.num_classes:
-                raise InputError(f"expected a class index in 0..{self.num_classes - 1}, got {text}")
-            return int(text)
-        lowered = [name.lower() for name in self.class_names]
-        found = [index for index, name in enumerate(lowered) if name == text.lower()]
+        names = [_comparable(name) for name in self.class_names]
+        wanted = _comparable(text)
+        found = [index for index, name in enumerate(names) if name == wanted]
+        found = found or [index for index, name in enumerate(names) if wanted in map(str.strip, name.split(","))]
+        number = text.removeprefix("-") if found else text.removeprefix("#").removeprefix("-")
+        if number.isdecimal():
+            index = int(text.removeprefix("#")) if len(number) < 20 else -1
+            if not isinstance(target, str) or not found or found == [index]:
+                if not 0 <= index < self.num_classes:
+                    raise InputError(f"expected a class index in 0..{self.num_classes - 1}, got {text[:30]}")
+                return index
+            found = sorted({*found, *([index] if 0 <= index < self.num_classes else [])})
         if len(found) == 1:
             return found[0]
         if found:
-            raise InputError(f"class name {text!r} is ambiguous: use one of the indices {', '.join(map(str, found))}")
-        parts = [index for index, name in enumerate(lowered) if text.lower() in name]
-        close = [lowered.index(name) for name in get_close_matches(text.lower(), lowered, n=5)]
-        near = list(dict.fromkeys(parts[:5] + close))
+            indices = ", ".join(f"#{index} ({self.class_names[index]})" for index in found)
+            raise InputError(f"class {text!r} is ambiguous: use one of the indices {indices}")
+        parts = [index for index, name in enumerate(names) if wanted in name]
+        matches = set(get_close_matches(wanted, names, n=5))
+        near = list(dict.fromkeys(parts[:5] + [index for index, name in enumerate(names) if name in matches]))
         hint = "; similar names: " + ", ".join(f"{self.class_names[i]!r} ({i})" for i in near) if near else ""
         raise InputError(f"unknown class {text!r} for {self.name}{hint}")
+
+
+def _comparable(name: str) -> str:
+    """Return a name without differences of case, Unicode normal form and outer spaces."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold()).strip()

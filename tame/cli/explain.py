@@ -6,6 +6,7 @@ from tame.checkpoints.classifier import load_classifier
 from tame.cli.command import Arguments, Command, Part
 from tame.inference.explain_files import explain_files
 from tame.inference.write import ExplainReport
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -13,6 +14,9 @@ def run(arguments: Arguments) -> int:
     report = explain_files(**arguments.of(explain_files, load_classifier))
     for line in _classes(report):
         print(line)
+    if not report.entries:
+        print(f"Nothing was explained: none of {len(report.failures)} images could be read")
+        return 1
     grids = list(dict.fromkeys(entry["grid"] for entry in report.entries if "grid" in entry))
     written = ", ".join(["overlays", "maps", *(grids if len(grids) < 4 else [f"{len(grids)} grids"])])
     print(f"{len(report.entries)} explanations: {written} and manifest.json are in {arguments['out']}")
@@ -23,7 +27,7 @@ def _classes(report: ExplainReport) -> list[str]:
     """Return a line per image, class and backbone; several methods explain the same classes."""
     several = len({entry["backbone"] for entry in report.entries}) > 1
     lines = [
-        f"{entry['file']}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %"
+        f"{shown(entry['file'])}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %"
         + (f" ({entry['backbone']})" if several else "")
         for entry in report.entries
     ]

@@ -4,18 +4,15 @@
 """
 
 from tame.data.dataset import Batch, ImageListDataset, Sample
-from tame.data.images import array_to_photo, load_image, to_photo
+from tame.data.folders import ImageFolders, resolve_folders, resolve_list, walk_images
+from tame.data.images import array_to_photo, check_no_address, load_image, to_photo
 from tame.data.lists import (
     ImageEntry,
-    ImageFolders,
     draw,
     draw_per_label,
     list_hash,
     read_list,
-    resolve_folders,
-    resolve_list,
     split_validation,
-    walk_images,
     write_list,
 )
 from tame.data.transforms import Crop, CropKind, crop_box, to_tensor
@@ -29,6 +26,7 @@ __all__ = [
     "ImageListDataset",
     "Sample",
     "array_to_photo",
+    "check_no_address",
     "crop_box",
     "draw",
     "draw_per_label",

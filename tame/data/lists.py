@@ -1,23 +1,26 @@
-"""Lists of images: read, write, find, draw and split them, and identify them by a hash."""
+"""Lists of images: read, write, draw and split them, and identify them by a hash."""
 
 from __future__ import annotations
 
 import hashlib
+import json
+import logging
 import os
 import random
+import re
 from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from dotenv import dotenv_values
-
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 from tame.utils.io import replacing
 
-IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".webp", ".tif", ".tiff"}
-IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
 NO_LABEL = "?"  # marks an unknown label in a list file
+_LABEL = re.compile(r"\?|-?[0-9]+")
+_NOT_IN_A_LINE = re.compile("[\n\r\ud800-\udfff]")  # line breaks, and bytes that are not UTF-8
+
+logger = logging.getLogger("tame")
 
 
 class ImageEntry(NamedTuple):
@@ -27,17 +30,13 @@ class ImageEntry(NamedTuple):
     label: int | None
 
 
-class ImageFolders(NamedTuple):
-    """The folders of the training images and of the validation images."""
-
-    train: Path
-    val: Path
-
-
 def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -> list[ImageEntry]:
     """Read a list of images: lines ``path label``, with paths relative to ``image_root``.
 
-    Blank lines, leading and trailing spaces are ignored; paths may contain spaces. The label ``?`` means unknown.
+    Blank lines, leading and trailing spaces are ignored; paths may contain spaces. The label ``?`` means unknown. In a
+    list without any labels, a line is a path. A path that starts with a quotation mark is a JSON string, such as
+    ``" space.jpg" 3``, unless only a file of the name as it stands exists. An image that is listed repeatedly is
+    counted once, with a log message.
 
     Args:
         list_file: Text file in UTF-8.
@@ -45,23 +44,55 @@ def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -
         num_classes: Number of classes; labels are in 0..num_classes - 1.
 
     Raises:
-        InputError: For a line without a label, a label out of range or a missing image, naming the list and the line;
-            also if the list does not exist, cannot be read or is empty.
+        InputError: For a line without a label among others with one, a label out of range, a missing image, a folder,
+            or an image with two labels, naming the list and the line; also if the list does not exist, cannot be
+            read or is empty.
     """
     list_file, image_root = Path(list_file), Path(image_root)
     lines = _numbered_lines(list_file)
+    labelled = any(_split_label(line) for _, line in lines)
     entries = []
     for number, line in lines:
-        name, label = _parse_line(line, num_classes, f"{list_file}, line {number}")
-        entries.append(ImageEntry(image_root / name, label))
+        where = f"{list_file}, line {number}"
+        name, label = _parse_line(line, num_classes, where) if labelled else (line, None)
+        entries.append(ImageEntry(image_root / _unquoted(name, image_root, where), label))
     missing = _missing_files([entry.path for entry in entries])
     if missing:
         number, path = lines[missing[0]][0], entries[missing[0]].path
+        what = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112 - is false for a name that is too long
         raise InputError(
-            f"{list_file}, line {number}: expected the image {path}, which does not exist "
+            f"{list_file}, line {number}: expected the image {shown(path)}, which {what} "
             f"({len(missing)} of {len(entries)} images are missing in {image_root})"
         )
-    return entries
+    return _each_once(entries, [number for number, _ in lines], list_file)
+
+
+def _each_once(entries: Sequence[ImageEntry], numbers: Sequence[int], list_file: Path) -> list[ImageEntry]:
+    """Return the entries without repetitions; a known label replaces an unknown one."""
+    first: dict[str, int] = {}  # position of each path
+    kept = list(entries)
+    repeated = []
+    for position, (path, label) in enumerate(entries):
+        before = first.setdefault(os.path.normpath(path), position)
+        if before == position:
+            continue
+        repeated.append(position)
+        if kept[before].label is None:
+            kept[before] = ImageEntry(kept[before].path, label)
+        elif label not in (None, kept[before].label):
+            raise InputError(
+                f"{list_file}, line {numbers[position]}: expected one label for each image, got {shown(path)} with "
+                f"the labels {kept[before].label} (line {numbers[before]}) and {label}"
+            )
+    if repeated:
+        logger.warning(
+            "%s: %d images are listed repeatedly, the first in line %d; each is counted once.",
+            list_file,
+            len({os.path.normpath(entries[position].path) for position in repeated}),
+            numbers[repeated[0]],
+        )
+    dropped = set(repeated)
+    return [entry for position, entry in enumerate(kept) if position not in dropped]
 
 
 def _numbered_lines(list_file: Path) -> list[tuple[int, str]]:
@@ -78,48 +109,71 @@ def _numbered_lines(list_file: Path) -> list[tuple[int, str]]:
     return lines
 
 
+def _split_label(line: str) -> tuple[str, str] | None:
+    """Return the path and the label of a line, None if it has no label."""
+    words = line.rsplit(maxsplit=1)
+    return (words[0], words[1]) if len(words) == 2 and _LABEL.fullmatch(words[1]) else None
+
+
 def _parse_line(line: str, num_classes: int, where: str) -> tuple[str, int | None]:
-    name, label = line.rsplit(maxsplit=1) if len(line.split()) > 1 else (line, "")
+    found = _split_label(line)
+    if not found:
+        raise InputError(
+            f"{where}: expected 'path label' with an integer label, got {line!r} (other lines of the list have a label)"
+        )
+    name, label = found
     if label == NO_LABEL:
         return name, None
-    if not (label.isascii() and label.removeprefix("-").isdigit()):
-        raise InputError(f"{where}: expected 'path label' with an integer label, got {line!r}")
-    if not 0 <= int(label) < num_classes:
-        raise InputError(f"{where}: expected a label in 0..{num_classes - 1}, got {label}")
+    if len(label) > 18 or not 0 <= int(label) < num_classes:
+        raise InputError(f"{where}: expected a label in 0..{num_classes - 1}, got {label[:30]}")
     return name, int(label)
 
 
+def _unquoted(name: str, image_root: Path, where: str) -> str:
+    """Return a path as a file name; a path that starts with a quotation mark is a JSON string."""
+    plain = name
+    if name.startswith('"'):
+        try:
+            name = json.loads(name)
+        except ValueError:
+            return plain  # a file's own quotation mark
+        if not _is_file(image_root / name) and _is_file(image_root / plain):
+            return plain
+    try:
+        if "\0" in name:
+            raise ValueError("it has a null character")
+        os.fsencode(name)
+    except ValueError as error:
+        raise InputError(f"{where}: expected the path of an image, got {plain!r} ({error})") from error
+    return name
+
+
+def _is_file(path: Path) -> bool:
+    try:
+        return path.is_file()
+    except (OSError, ValueError):  # a name that is too long, or that no file can have
+        return False
+
+
 def _missing_files(paths: Sequence[Path]) -> list[int]:
-    """Return the indices of the files that do not exist, reading each folder once."""
+    """Return the indices of the paths that are not files, reading each folder once."""
     listings: dict[str, frozenset[str]] = {}
     missing = []
     for position, path in enumerate(paths):
         folder, name = os.path.split(path)
         if folder not in listings:
-            listings[folder] = frozenset(os.listdir(folder)) if os.path.isdir(folder) else frozenset()  # noqa: PTH112, PTH208 - faster for 1.3 million files
-        if name not in listings[folder] and not path.is_file():
+            listings[folder] = _files_of(folder)
+        if name not in listings[folder] and not _is_file(path):
             missing.append(position)
     return missing
 
 
-def walk_images(folder: str | Path) -> list[ImageEntry]:
-    """Return all images in ``folder`` and its subfolders, sorted, without labels; hidden files are skipped.
-
-    Raises:
-        InputError: If ``folder`` is not a folder, or contains no images.
-    """
-    folder = Path(folder)
-    if not folder.is_dir():
-        raise InputError(f"expected a folder of images, got {folder}, which is not a folder")
-    paths = [
-        Path(parent, name)
-        for parent, _, names in os.walk(folder)
-        for name in names
-        if os.path.splitext(name)[1].lower() in IMAGE_SUFFIXES and not name.startswith(".")  # noqa: PTH122 - faster
-    ]
-    if not paths:
-        raise InputError(f"expected images (.jpg, .png, ...) in {folder} or its subfolders, got none")
-    return [ImageEntry(path, None) for path in sorted(paths)]
+def _files_of(folder: str) -> frozenset[str]:
+    try:
+        with os.scandir(folder) as found:
+            return frozenset(entry.name for entry in found if entry.is_file())
+    except OSError:
+        return frozenset()
 
 
 def draw(entries: Sequence[ImageEntry], limit: int | None, seed: int) -> list[ImageEntry]:
@@ -220,65 +274,12 @@ def write_list(path: str | Path, entries: Sequence[ImageEntry], image_root: str 
 def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
     prefix = str(Path(image_root)) + os.sep
     return "".join(
-        f"{str(path).removeprefix(prefix).replace(os.sep, '/')} {NO_LABEL if label is None else label}\n"
+        f"{_quoted(str(path).removeprefix(prefix).replace(os.sep, '/'))} {NO_LABEL if label is None else label}\n"
         for path, label in entries
     )
 
 
-def resolve_folders(data: str | Path | None) -> ImageFolders:
-    """Find the folders of the training and validation images.
-
-    Args:
-        data: Root of ImageNet (with the subfolders ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of
-            images; default: the variable DATA of the environment, or of ``.env`` in the working directory.
-
-    Raises:
-        InputError: If no folder is named, or it does not exist.
-    """
-    folder = _folder(data, "data", "DATA")
-    if folder is None:
-        raise InputError("expected a folder of images: name it with data, or set DATA in the environment or in .env")
-    train, val = (folder / f"ILSVRC2012_img_{part}" for part in ("train", "val"))
-    return ImageFolders(train if train.is_dir() else folder, val if val.is_dir() else folder)
-
-
-def resolve_list(name: str | Path | None, lists_dir: str | Path | None, default: str) -> Path | None:
-    """Find a list of images.
-
-    Args:
-        name: Path of a list, or name of a file in ``lists_dir``; default: the file ``default`` in ``lists_dir``, if it
-            exists.
-        lists_dir: Folder of lists; default: the variable LIST of the environment, or of ``.env`` in the working
-            directory.
-        default: Name of the default list.
-
-    Returns:
-        Path of the list; None if ``name`` is None and there is no default list.
-
-    Raises:
-        InputError: If the named list or the folder does not exist.
-    """
-    if name and Path(name).expanduser().is_file():
-        return Path(name).expanduser()
-    folder = _folder(lists_dir, "lists", "LIST")
-    found = folder / (name or default) if folder else None
-    if found and found.is_file():
-        return found
-    if not name:
-        return None
-    where = f"in the folder of lists {folder}" if folder else "in a folder of lists (neither lists nor LIST is set)"
-    raise InputError(f"expected a list of images, got {str(name)!r}, which is neither a file nor a name {where}")
-
-
-def _folder(value: str | Path | None, argument: str, variable: str) -> Path | None:
-    """Return the folder named by an argument, otherwise by a variable of the environment or of ``.env``."""
-    source = argument
-    if not value:
-        value = os.environ.get(variable) or dotenv_values(Path.cwd() / ".env").get(variable)
-        source = f"{variable} (from the environment or .env)"
-    if not value:
-        return None
-    folder = Path(value).expanduser()
-    if not folder.is_dir():
-        raise InputError(f"expected a folder as {source}, got {str(value)!r}")
-    return folder
+def _quoted(name: str) -> str:
+    """Return a path as it stands, or as a JSON string if a line of a list would not be read back as this path."""
+    plain = name == name.strip() and not name.startswith(('"', "\ufeff")) and not _NOT_IN_A_LINE.search(name)
+    return name if plain else json.dumps(name)

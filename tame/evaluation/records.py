@@ -99,7 +99,10 @@ class Run(NamedTuple):
 
 def write_rows(path: Path, rows: Sequence[Row]) -> None:
     """Write rows as CSV, floats to their last digit; the file is written atomically."""
-    with replacing(path) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+    with (
+        replacing(path) as temporary,
+        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
+    ):
         writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
         writer.writeheader()
         writer.writerows(rows)
@@ -112,7 +115,7 @@ def join_rows(parts: Iterable[Path], path: Path) -> None:
     """
     found: dict[int, dict[str, str]] = {}
     for part in parts:
-        with part.open(newline="", encoding="utf-8") as file:
+        with part.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
             found |= {int(line["index"]): line for line in csv.DictReader(file)}
     write_rows(path, [found[index] for index in sorted(found)])
 
@@ -125,7 +128,7 @@ def read_rows(path: Path) -> Rows:
     """
     if not path.is_file():
         raise InputError(f"expected the rows of an evaluation, got no file {path}")
-    with path.open(newline="", encoding="utf-8") as file:
+    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
         reader = csv.DictReader(file)
         lines = list(reader)
     names = [name for name in reader.fieldnames or () if name != "file"]

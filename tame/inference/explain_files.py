@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.resources import files as package_files
 from pathlib import Path
@@ -11,7 +12,7 @@ from torch import nn
 
 from tame.checkpoints.classifier import DEFAULT_BACKBONE, checkpoints_by_backbone
 from tame.classifier import FrozenClassifier
-from tame.data import walk_images
+from tame.data import check_no_address, walk_images
 from tame.explainers.build import MethodName
 from tame.inference.batch import Classes
 from tame.inference.build import (
@@ -120,11 +121,12 @@ def collect_images(paths: Iterable[str | Path]) -> list[Path]:
     """Return the files among ``paths`` and all images in the folders among them, each once.
 
     Raises:
-        InputError: For a path that does not exist, or a folder without images.
+        InputError: For a path that does not exist, an address such as https://..., or a folder without images.
     """
     found: list[Path] = []
     for path in map(Path, paths):
-        if not path.exists():
+        check_no_address(path)
+        if not os.path.exists(path):  # noqa: PTH110 - is false for a name that is too long
             raise InputError(f"expected an image file or a folder of images, got {path}, which does not exist")
         found += [entry.path for entry in walk_images(path)] if path.is_dir() else [path]
     return list(dict.fromkeys(found))

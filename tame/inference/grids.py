@@ -7,13 +7,13 @@ from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from PIL import Image, ImageDraw, ImageOps
+from PIL import Image, ImageDraw
 
 from tame.explainers.build import MethodName
 from tame.inference.result import Explanation
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
-from tame.visualize import Box, grid
+from tame.visualize import Box, grid, pixel_box
 
 Row = Sequence[Explanation]
 
@@ -194,10 +194,7 @@ def _image_key(explanation: Explanation) -> tuple[str | None, tuple[int, int]]:
 def _shown_box(column: Sequence[Explanation]) -> Box:
     """Return the smallest box of an image (left, top, right, bottom, in pixels) that any classifier was shown."""
     image = column[0].image
-    scale = image.width / column[0].image_size[0]
-    left, top, right, bottom = (
-        [scale * edge for edge in edges] for edges in zip(*(explanation.crop for explanation in column), strict=True)
-    )
+    left, top, right, bottom = zip(*(explanation.drawn_crop for explanation in column), strict=True)
     return max(0, min(left)), max(0, min(top)), min(image.width, max(right)), min(image.height, max(bottom))
 
 
@@ -211,5 +208,7 @@ def _picture(explanation: Explanation, box: Box, own: bool) -> Image.Image:
 
 
 def _fitted(picture: Image.Image, box: Box) -> Image.Image:
-    left, top, right, bottom = map(round, box)
-    return ImageOps.contain(picture.crop((left, top, right, bottom)), (_SIDE, _SIDE), Image.Resampling.LANCZOS)
+    picture = picture.crop(pixel_box(box))
+    scale = _SIDE / max(picture.size)
+    width, height = (max(1, round(scale * side)) for side in picture.size)
+    return picture.resize((width, height), Image.Resampling.LANCZOS)

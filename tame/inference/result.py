@@ -14,7 +14,7 @@ from PIL import Image
 
 from tame.explainers.build import MethodName
 from tame.utils.io import replacing, write_array
-from tame.visualize import figure, overlay
+from tame.visualize import Box, figure, overlay
 
 _SINGLE, _SEVERAL = 600, 400  # side of a panel in pixels, if it is the only one and if it is one of several
 
@@ -71,9 +71,14 @@ class Explanation:
 
     def overlay(self, alpha: float = 0.5, colormap: str = "jet") -> Image.Image:
         """Return the map over the whole image, see `tame.visualize.overlay`."""
-        scale = self.image.width / self.image_size[0]
-        left, top, right, bottom = (edge * scale for edge in self.crop)
-        return overlay(self.image, self.map, (left, top, right, bottom), alpha, colormap)
+        return overlay(self.image, self.map, self.drawn_crop, alpha, colormap)
+
+    @property
+    def drawn_crop(self) -> Box:
+        """The crop in pixels of ``image``, which may be smaller than the explained image."""
+        across, down = (drawn / whole for drawn, whole in zip(self.image.size, self.image_size, strict=True))
+        left, top, right, bottom = self.crop
+        return left * across, top * down, right * across, bottom * down
 
     def save(self, folder: str | Path) -> Path:
         """Write the titled overlay and the map.

@@ -12,6 +12,16 @@ class InputError(ValueError):
     """Invalid user input; the message says what was expected and what was received."""
 
 
+def shown(path: object) -> str:
+    r"""Return a path on one line, with escapes if it contains line breaks or bytes that are not UTF-8.
+
+    Example:
+        >>> shown(r"C:\cats"), shown("cats" + chr(10)) == ascii("cats" + chr(10))
+        ('C:\\cats', True)
+    """
+    return str(path) if str(path).isprintable() else ascii(str(path))
+
+
 def check_sides(name: str, value: object) -> None:
     """Check that ``value`` is a number of pixels or a tuple (height, width), each at least 1.
 

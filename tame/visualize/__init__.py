@@ -2,6 +2,16 @@
 
 from tame.visualize.curves import PANELS, RoadCurves, road_curves
 from tame.visualize.learning_rate import learning_rate_curve
-from tame.visualize.pictures import Box, figure, grid, overlay
+from tame.visualize.pictures import Box, figure, grid, overlay, pixel_box
 
-__all__ = ["PANELS", "Box", "RoadCurves", "figure", "grid", "learning_rate_curve", "overlay", "road_curves"]
+__all__ = [
+    "PANELS",
+    "Box",
+    "RoadCurves",
+    "figure",
+    "grid",
+    "learning_rate_curve",
+    "overlay",
+    "pixel_box",
+    "road_curves",
+]

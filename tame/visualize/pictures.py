@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from itertools import accumulate
 from pathlib import Path
@@ -35,7 +36,7 @@ def overlay(
         image: Uncropped image, any mode.
         map: (h, w) in [0, 1].
         crop_box: (left, top, right, bottom) of the region that the map covers, in pixels of the image, rounded to
-            integers; may extend beyond its edges. Default: the whole image.
+            integers, at least one pixel wide and high; may extend beyond its edges. Default: the whole image.
         alpha: Opacity of the map: 0 shows only the image, 1 only the map.
         colormap: Name of a matplotlib colour map.
 
@@ -53,15 +54,37 @@ def overlay(
     if not 0 <= alpha <= 1:
         raise InputError(f"expected alpha in [0, 1], got {alpha}")
     image = image.convert("RGB")
-    left, top, right, bottom = (round(edge) for edge in crop_box or (0, 0, *image.size))
+    left, top, right, bottom = pixel_box(crop_box or (0, 0, *image.size))
     size = (right - left, bottom - top)
-    if min(size) < 1:
-        raise InputError(f"expected a box (left, top, right, bottom) of at least one pixel, got {crop_box}")
     colours = _coloured(Image.fromarray(values).resize(size, Image.Resampling.BILINEAR), colormap)
     blended = Image.blend(image.crop((left, top, right, bottom)), colours, alpha)
     canvas = image.convert("L").point([round(level * _DIMMED) for level in range(256)]).convert("RGB")
     canvas.paste(blended, (left, top))  # clipped at the edges of the image
     return canvas
+
+
+def pixel_box(box: Box) -> tuple[int, int, int, int]:
+    """Round a box (left, top, right, bottom) to whole pixels, at least one wide and high.
+
+    Raises:
+        InputError: For an empty box.
+
+    Example:
+        >>> pixel_box((0.1, 19.6, 0.9, 60.4))
+        (0, 20, 1, 60)
+    """
+    left, top, right, bottom = box
+    if not (left < right and top < bottom):
+        raise InputError(f"expected a box (left, top, right, bottom) that is not empty, got {box}")
+    (left, right), (top, bottom) = _whole(left, right), _whole(top, bottom)
+    return left, top, right, bottom
+
+
+def _whole(start: float, end: float) -> tuple[int, int]:
+    if round(start) < round(end):
+        return round(start), round(end)
+    middle = math.floor((start + end) / 2)
+    return middle, middle + 1
 
 
 def _checked_map(values: np.ndarray | Tensor) -> np.ndarray:

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import re
+import unicodedata
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,51 @@ def test_a_whole_name_wins_over_names_that_contain_it(name: str, index: int) -> 
 
 
 def test_a_name_of_two_classes_asks_for_the_index() -> None:
-    with pytest.raises(InputError, match=r"'cardigan' is ambiguous: use one of the indices 264, 474"):
+    with pytest.raises(InputError, match=r"'cardigan' is ambiguous: use one of the indices #264 \(.*\), #474 \("):
         imagenet().resolve_target("cardigan")
 
 
-@pytest.mark.parametrize("index", [1000, "-1"])
+def named(*names: str) -> BackboneSpec:
+    return BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=names)
+
+
+def test_two_cranes_are_refused_with_both_indices() -> None:
+    for names in (("crane", "dog", "crane"), ("crane, bird", "dog", "Crane, machine")):
+        with pytest.raises(InputError, match=r"'crane' is ambiguous: use one of the indices #0 \(.*\), #2 \("):
+            named(*names).resolve_target("crane")
+    assert named("crane, bird", "dog", "Crane, machine").resolve_target("machine") == 2
+
+
+@pytest.mark.parametrize("form", ["NFC", "NFD"])
+def test_unicode_normal_forms_of_a_name_are_equal(form: str) -> None:
+    names = [unicodedata.normalize(form, name) for name in ("Dogge", "Möwe", "Straße")]
+    for other in ("NFC", "NFD"):
+        assert named(*names).resolve_target(unicodedata.normalize(other, "möwe")) == 1
+    assert named(*names).resolve_target("STRASSE") == 2
+
+
+def test_a_name_that_is_another_class_s_index_is_refused() -> None:
+    digits = named("3", "0", "5")
+    with pytest.raises(InputError, match=r"'0' is ambiguous: use one of the indices #0 \(3\), #1 \(0\)"):
+        digits.resolve_target("0")
+    assert (digits.resolve_target("#0"), digits.resolve_target(0), digits.resolve_target("#1")) == (0, 0, 1)
+    assert digits.resolve_target("5") == 2  # no index of three classes
+    assert named("0", "1", "2").resolve_target("1") == 1
+
+
+@pytest.mark.parametrize(
+    "values", [{"mean": (123.675, 116.28, 103.53), "std": (58.395, 57.12, 57.375)}, {"std": (255.0,) * 3}]
+)
+def test_mean_and_std_of_images_in_0_to_255_are_refused_with_the_values_to_give(values: dict[str, Any]) -> None:
+    with pytest.raises(InputError, match=r"expected mean and std of images in \[0, 1\], at most 1, got") as error:
+        Preprocessing(8, 8, **values)
+    if "mean" in values:
+        assert "divided by 255, mean (0.485, 0.456, 0.406) and std (0.229, 0.224, 0.225)" in str(error.value)
+
+
+@pytest.mark.parametrize("index", [1000, "-1", "9" * 5000])
 def test_an_index_out_of_range_names_the_range(index: str | int) -> None:
-    with pytest.raises(InputError, match=rf"expected a class index in 0\.\.999, got {index}"):
+    with pytest.raises(InputError, match=rf"expected a class index in 0\.\.999, got {str(index)[:30]}"):
         imagenet().resolve_target(index)
 
 

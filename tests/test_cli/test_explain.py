@@ -1,6 +1,7 @@
 """`tame explain` from the command line: what it prints and writes."""
 
 import json
+import os
 import shutil
 from pathlib import Path
 
@@ -63,6 +64,34 @@ def test_unreadable_files_do_not_stop_the_others(tame, toy_explainer, photograph
     manifest = json.loads((tmp_path / "some" / "manifest.json").read_text())
     assert [entry["file"] for entry in manifest] == [str(photographs / f"0{index}.png") for index in (1, 2)]
     assert "2 explanations" in output
+
+
+def test_nothing_explained_never_reads_like_a_success(tame, toy_explainer, tmp_path):
+    (tmp_path / "two\nlines.jpg").write_text("text")
+    status, output, errors = tame(
+        *EXPLAIN, tmp_path / "two\nlines.jpg", "--backbone", "toy_cnn", "--checkpoint", toy_explainer
+    )
+    assert (status, output) == (1, "Nothing was explained: none of 1 images could be read\n")
+    assert last_line(errors).endswith(r"two\nlines.jpg': expected an image, got a file of another kind")
+
+
+def test_file_names_are_printed_on_one_line_of_utf_8(tame, toy_explainer, photographs, tmp_path):
+    (tmp_path / "odd").mkdir()
+    for name in (b"two\nlines.png", b"\xff.png"):
+        shutil.copy(photographs / "00.png", tmp_path / "odd" / os.fsdecode(name))
+    status, output, _ = tame(
+        *EXPLAIN, tmp_path / "odd", "--backbone", "toy_cnn", "--checkpoint", toy_explainer, "--out", "o"
+    )
+    assert status == 0
+    lines = output.splitlines()
+    assert [line.rpartition("'")[0].rpartition("/")[2] for line in lines[:2]] == [r"two\nlines.png", r"\udcff.png"]
+    output.encode("utf-8")
+
+
+def test_an_address_is_one_clear_line(tame):
+    status, _, errors = tame(*EXPLAIN, "https://example.org/cat.jpg")
+    assert status == 2
+    assert last_line(errors).startswith("tame explain: expected an image file, got the address https:/")
 
 
 def test_dashes_underscores_and_equal_signs_mean_the_same(tame, toy_explainer, photographs):

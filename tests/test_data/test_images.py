@@ -1,8 +1,9 @@
 import numpy as np
 import pytest
+import torch
 from PIL import Image, ImageOps
 
-from tame.data.images import load_image
+from tame.data.images import array_to_photo, load_image
 from tame.utils.checks import InputError
 
 
@@ -76,18 +77,77 @@ def test_sixteen_bits_are_scaled_by_their_range(tmp_path, suffix):
     assert len(np.unique(got)) == 8
 
 
-def test_mode_i_is_scaled_by_the_16_bit_range(tmp_path):
-    values = np.array([[-5, 0, 32768, 65535, 10**6]], np.int32)
-    assert pixels(saved(tmp_path, Image.fromarray(values), "deep.tif"), 1).tolist() == [[0, 0, 128, 255, 255]]
+RAMP = np.linspace(0, 1, 8)
+GREY = [0, 36, 73, 109, 146, 182, 219, 255]  # 255 times the ramp
+
+
+@pytest.mark.parametrize(
+    ("values", "assumed"),
+    [
+        ((RAMP * 255).astype(np.int32), "32-bit integer grey values are scaled from the range 0..255"),
+        ((RAMP * 65535).astype(np.int32), "32-bit integer grey values are scaled from the range 0..65535"),
+        ((RAMP * 2**31 * 0.99).astype(np.int32), "scaled from the range 0 to the largest value of each image"),
+        ((RAMP * 4095).astype(np.uint16), "16-bit integer grey values are scaled from the range 0..4095"),
+        ((RAMP * 255).astype(np.uint16), "16-bit integer grey values are scaled from the range 0..255"),
+        (RAMP.astype(np.float32), "float grey values are scaled from the range 0..1,"),
+        ((RAMP * 255).astype(np.float32), "float grey values are scaled from the range 0..255"),
+        ((RAMP * 65535).astype(np.float32), "float grey values are scaled from the range 0..65535"),
+        ((RAMP * 1e6).astype(np.float32), "scaled from the range 0 to the largest value of each image"),
+    ],
+)
+def test_grey_values_are_scaled_by_the_range_that_contains_them_said_once(tmp_path, caplog, values, assumed):
+    for name in ("a.tif", "b.tif"):
+        path = saved(tmp_path, Image.fromarray(values[None]), name)
+        assert np.abs(pixels(path, 1)[0].astype(int) - GREY).max() <= 1
+    (message,) = caplog.messages
+    assert message.startswith(f"{tmp_path}: ") and assumed in message
+
+
+def test_full_range_16_bit_values_need_no_assumption(tmp_path, caplog):
+    assert pixels(saved(tmp_path, Image.fromarray((RAMP * 65535).astype(np.uint16)[None]), "deep.png"), 1).max() == 255
+    assert not caplog.messages
+
+
+def test_values_outside_of_the_range_are_clipped(tmp_path):
+    values = np.array([[-5, 0, 32768, 65535]], np.int32)
+    assert pixels(saved(tmp_path, Image.fromarray(values), "deep.tif"), 1).tolist() == [[0, 0, 128, 255]]
 
 
 @pytest.mark.parametrize(
     ("values", "expected"),
-    [([0, 0.5, 1], [0, 128, 255]), ([0, 128, 255], [0, 128, 255]), ([float("nan"), -3, 300], [0, 0, 255])],
+    [
+        ([0, 0.5, 1], [0, 128, 255]),
+        ([0, 128, 255], [0, 128, 255]),
+        ([float("nan"), -3, 300], [0, 0, 255]),
+        ([-0.1, 0.5, 1.1], [0, 128, 255]),  # overshoot of a bicubic interpolation
+        ([0.5, float("inf"), float("-inf"), float("nan"), 1], [128, 255, 0, 0, 255]),
+        ([float("inf")], [255]),
+        ([0, 0], [0, 0]),
+    ],
 )
 def test_floats(tmp_path, values, expected):
     path = saved(tmp_path, Image.fromarray(np.array([values], np.float32)), "float.tif")
     assert pixels(path, 1).tolist() == [expected]
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16, torch.float64, torch.float32])
+def test_tensors_of_any_float_precision(dtype):
+    image = array_to_photo(torch.full((3, 4, 5), 0.5, dtype=dtype))
+    assert (image.size, image.getpixel((0, 0))) == ((5, 4), (128, 128, 128))
+
+
+@pytest.mark.parametrize("values", [torch.ones(3, 4, 5).to_sparse(), torch.ones(3, 4, 5, device="meta")])
+def test_tensors_without_dense_values(values):
+    with pytest.raises(InputError, match="expected a dense image tensor, got torch.float32"):
+        array_to_photo(values)
+
+
+@pytest.mark.parametrize(
+    "address", ["https://example.org/cat.jpg", "s3://bucket/cat.jpg", "data:image/png;base64,AAAA"]
+)
+def test_an_address_is_one_clear_line(address):
+    with pytest.raises(InputError, match=r"^expected an image file, got the address .*: download the image first$"):
+        load_image(address)
 
 
 @pytest.mark.parametrize("orientation", range(1, 9))

@@ -1,3 +1,4 @@
+import os
 from pathlib import Path
 
 import pytest
@@ -7,10 +8,7 @@ from tame.data.lists import (
     draw,
     list_hash,
     read_list,
-    resolve_folders,
-    resolve_list,
     split_validation,
-    walk_images,
     write_list,
 )
 from tame.utils.checks import InputError
@@ -86,21 +84,6 @@ def test_absent_and_binary_lists(root):
         read_list(path, root, 10)
 
 
-def test_walk_is_sorted_recursive_and_skips_other_files(root):
-    for name in ("notes.txt", "class one/._d.png", "Z.PNG"):
-        (root / name).write_bytes(b"x")
-    names = [str(entry.path.relative_to(root)) for entry in walk_images(root)]
-    assert names == ["Z.PNG", "a.jpg", "class one/b c.JPEG", "class one/d.png"]
-    assert all(entry.label is None for entry in walk_images(root))
-
-
-def test_walk_of_nothing(tmp_path):
-    with pytest.raises(InputError, match="expected images .* in .*cwd or its subfolders, got none"):
-        walk_images(tmp_path / "cwd")
-    with pytest.raises(InputError, match="expected a folder of images, got .*absent"):
-        walk_images(tmp_path / "absent")
-
-
 ENTRIES = [ImageEntry(Path(f"{index:03}.jpg"), index % 7) for index in range(100)]
 
 
@@ -154,6 +137,71 @@ def test_written_list_reads_back(root):
     assert [file.name for file in path.parent.iterdir()] == ["list.txt"]
 
 
+NAMES = [" leading.jpg", "trailing ", "two\nlines.jpg", "a\rb.jpg", '"quoted".jpg', '"', "\ufefffirst.jpg", "7", "? 3"]
+NAMES += [
+    "\u2028",
+    "\u3000wide",
+    "a\u3000",
+    "back\\slash.jpg",
+    "# 1",
+    "caf\u00e9",
+    "cafe\u0301",
+    os.fsdecode(b"\xff\xfe.jpg"),
+]
+
+
+@pytest.mark.parametrize("label", [3, None])
+@pytest.mark.parametrize("name", NAMES)
+def test_any_list_that_is_written_is_read_back(tmp_path, name, label):
+    for each in (name, f"{name}/{name}x"):
+        root = tmp_path / str(len(each))
+        (root / each).parent.mkdir(parents=True, exist_ok=True)
+        (root / each).write_bytes(b"x")
+        entries = [ImageEntry(root / each, label)]
+        write_list(tmp_path / "list.txt", entries, root)
+        assert read_list(tmp_path / "list.txt", root, 4) == entries
+
+
+def test_a_quotation_mark_of_an_older_list_is_a_part_of_the_name(root):
+    (root / '"a.jpg"').write_bytes(b"x")
+    path = written(root, '"a.jpg" 0\n')
+    assert read_list(path, root, 4) == [ImageEntry(root / "a.jpg", 0)]
+    (root / "a.jpg").unlink()
+    assert read_list(path, root, 4) == [ImageEntry(root / '"a.jpg"', 0)]
+
+
+def test_a_list_of_paths_alone_has_no_labels(root):
+    path = written(root, "a.jpg\nclass one/b c.JPEG\n")
+    assert read_list(path, root, 10) == [
+        ImageEntry(root / "a.jpg", None),
+        ImageEntry(root / "class one/b c.JPEG", None),
+    ]
+
+
+def test_an_image_listed_twice_is_counted_once_and_said(root, caplog):
+    path = written(root, "a.jpg ?\nclass one/d.png 2\n./a.jpg 1\nclass one/../a.jpg 1\n")
+    assert read_list(path, root, 10) == [ImageEntry(root / "a.jpg", 1), ImageEntry(root / "class one/d.png", 2)]
+    assert caplog.messages == [f"{path}: 1 images are listed repeatedly, the first in line 3; each is counted once."]
+
+
+def test_an_image_with_two_labels_is_refused(root):
+    path = written(root, "a.jpg 1\n\na.jpg 2\n")
+    with pytest.raises(InputError, match=r"line 3: expected one label .* a\.jpg|line 3: .* labels 1 \(line 1\) and 2"):
+        read_list(path, root, 10)
+
+
+def test_a_folder_named_as_an_image_is_refused(root):
+    (root / "z.jpg").mkdir()
+    with pytest.raises(InputError, match=r"line 2: expected the image .*z\.jpg, which is a folder \(1 of 2"):
+        read_list(written(root, "a.jpg 0\nz.jpg 1\n"), root, 10)
+
+
+@pytest.mark.parametrize("line", ["a\0.jpg 1", r'"\u0000" 1', r'"\ud800" 1', "a.jpg " + "9" * 5000, "x" * 5000 + " 1"])
+def test_impossible_lines_are_input_errors(root, line):
+    with pytest.raises(InputError, match="line 1: expected"):
+        read_list(written(root, line), root, 10)
+
+
 def test_failed_write_leaves_the_old_file(tmp_path):
     path = tmp_path / "file.txt"
     path.write_text("old")
@@ -162,55 +210,3 @@ def test_failed_write_leaves_the_old_file(tmp_path):
         raise ZeroDivisionError
     assert path.read_text() == "old"
     assert sorted(file.name for file in tmp_path.iterdir()) == ["cwd", "file.txt"]
-
-
-def test_folders_of_imagenet_and_of_anything_else(root):
-    assert resolve_folders(str(root)) == (root, root)
-    (root / "ILSVRC2012_img_val").mkdir()
-    assert resolve_folders(str(root)) == (root, root / "ILSVRC2012_img_val")
-    (root / "ILSVRC2012_img_train").mkdir()
-    assert resolve_folders(str(root)) == (root / "ILSVRC2012_img_train", root / "ILSVRC2012_img_val")
-
-
-def test_option_comes_before_environment_before_dotenv(root, monkeypatch):
-    others = [root.parent / name for name in ("option", "environment", "dotenv")]
-    for folder in others:
-        folder.mkdir()
-    Path(".env").write_text(f"DATA={others[2]}\n")
-    assert resolve_folders("").train == others[2]
-    monkeypatch.setenv("DATA", str(others[1]))
-    assert resolve_folders("").train == others[1]
-    assert resolve_folders(str(others[0])).train == others[0]
-
-
-def test_no_data_folder(root, monkeypatch):
-    with pytest.raises(InputError, match="name it with data, or set DATA"):
-        resolve_folders("")
-    with pytest.raises(InputError, match=r"expected a folder as data, got .*a\.jpg"):
-        resolve_folders(str(root / "a.jpg"))
-    monkeypatch.setenv("DATA", "/nowhere/at/all")
-    with pytest.raises(InputError, match="expected a folder as DATA .*, got '/nowhere/at/all'"):
-        resolve_folders("")
-
-
-def test_lists_by_path_by_name_and_by_default(root, monkeypatch):
-    path = written(root, "a.jpg 0")
-    lists = str(path.parent)
-    assert resolve_list(str(path), "", "train.txt") == path
-    assert resolve_list("list.txt", lists, "train.txt") == path
-    assert resolve_list("", lists, "list.txt") == path
-    assert resolve_list("", lists, "train.txt") is None
-    assert resolve_list("", "", "train.txt") is None
-    monkeypatch.setenv("LIST", lists)
-    assert resolve_list("", "", "list.txt") == path
-
-
-def test_absent_lists(root):
-    with pytest.raises(
-        InputError, match=r"got 'my\.txt', which is neither a file nor a name in the folder of .*images"
-    ):
-        resolve_list("my.txt", str(root), "train.txt")
-    with pytest.raises(InputError, match=r"neither a file nor a name .* \(neither lists nor LIST is set\)"):
-        resolve_list("my.txt", "", "train.txt")
-    with pytest.raises(InputError, match="expected a folder as lists, got 'absent'"):
-        resolve_list("", "absent", "train.txt")

@@ -29,7 +29,7 @@ from tame.utils.checks import InputError
 ROWS: list[Row] = [
     {
         "index": index,
-        "file": f'folder, "{index}"/é.jpg',
+        "file": f'folder, "{index}"/é\udcff\n.jpg',
         "label": 7 if index else "",
         "correct_top1": 1 if index == 1 else 0 if index else "",
         "correct_top5": 1 if index else "",

@@ -152,6 +152,17 @@ def test_sizes_are_those_of_the_upright_image(run, write_image, tmp_path):
     assert entry["crop"] == list(crop_box(40, 90, 36, 32))
 
 
+@pytest.mark.parametrize("size", [(1, 40), (40, 1), (1, 1), (2, 3000)])
+def test_images_of_one_pixel_across_are_explained_beside_others(run, write_image, methods, tmp_path, size):
+    thin = write_image(tmp_path / "in" / "thin.png", size)
+    whole = write_image(tmp_path / "in" / "whole.png")
+    report = write_explanations([thin, whole], methods("gradcam", "gradcam++"), out=tmp_path / "out", progress=False)
+    assert report.failures == []
+    assert [entry["file"] for entry in report.entries] == [str(thin)] * 2 + [str(whole)] * 2
+    assert report.entries[0]["image_size"] == list(size)
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+
 def test_large_images_are_drawn_smaller_and_recorded_at_full_size(run, write_image, tmp_path, monkeypatch):
     drawn = []
     monkeypatch.setattr(Explanation, "overlay", lambda self: drawn.append(self) or self.image)

@@ -81,7 +81,7 @@ def test_grey_image_and_constant_map():
         ({"map": np.zeros((1, 4, 4))}, r"expected a map of shape \(h, w\), got \(1, 4, 4\)"),
         ({"map": np.array([[0, 2.0]])}, r"expected a map in \[0, 1\], got values in \[0, 2\]"),
         ({"map": np.array([[0, np.nan]])}, r"expected a map in \[0, 1\], got values in \[nan, nan\]"),
-        ({"crop_box": (5, 5, 5, 9)}, r"expected a box .* of at least one pixel, got \(5, 5, 5, 9\)"),
+        ({"crop_box": (5, 5, 5, 9)}, r"expected a box .* that is not empty, got \(5, 5, 5, 9\)"),
         ({"colormap": "rainbows"}, "unknown colour map 'rainbows'"),
         ({"alpha": 50}, r"expected alpha in \[0, 1\], got 50"),
     ],
@@ -89,6 +89,11 @@ def test_grey_image_and_constant_map():
 def test_bad_overlays(options, message):
     with pytest.raises(InputError, match=message):
         overlay(**{"image": noise(10, 10), "map": HEAT, **options})
+
+
+def test_a_box_of_less_than_a_pixel_covers_the_pixel_that_it_is_in():
+    got = overlay(Image.new("RGB", (1, 40)), np.ones((4, 4)), (0.06, 19.6, 0.94, 20.4), alpha=1)
+    assert [got.getpixel((0, y)) for y in (19, 20, 21)] == [(0, 0, 0), (127, 0, 0), (0, 0, 0)]
 
 
 RED = (255, 0, 0)
