@@ -82,8 +82,9 @@ class FrozenClassifier(nn.Module):
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
         self.shared = shared
-        module = module.eval().requires_grad_(False)
-        self.module = with_output(spec, module if shared else module.to(memory_format=torch.channels_last))
+        if not shared:
+            module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)

@@ -127,11 +127,17 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if isinstance(found, nn.Parameter):
             found.data = original.data
         if isinstance(found, nn.Module):
-            found.eval().requires_grad_(False)
+            _freeze(found)
     for (_, original), (_, own) in zip(_tensors(module), _tensors(copied), strict=True):
         if own.data_ptr() != original.data_ptr():  # TorchScript copies its tensors itself
             own.data = original.data
-    return copied.eval().requires_grad_(False)
+    return _freeze(copied)
+
+
+def _freeze(module: nn.Module) -> nn.Module:
+    for each in module.parameters():  # TorchScript has no requires_grad_ of a whole module
+        each.requires_grad_(False)
+    return module.eval()
 
 
 def _kept(module: nn.Module) -> tuple[dict[int, Any], list[str]]:

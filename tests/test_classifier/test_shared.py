@@ -272,3 +272,17 @@ def test_kinds_of_networks(build, mode):
         classifier.logits(torch.rand(1, 3, 32, 32))
     assert state(module) == before
     assert shares_tensors(module, classifier.module)
+
+
+@pytest.mark.filterwarnings("ignore::DeprecationWarning", "ignore::FutureWarning")
+@pytest.mark.parametrize("convert", [torch.jit.script, torch.fx.symbolic_trace, nn.DataParallel])
+def test_copies_of_networks_in_other_forms(convert):
+    module = convert(nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.Flatten(), nn.Linear(144, 2)))
+    copied = sharing_copy(module.train())
+    assert module.training and all(each.requires_grad for each in module.parameters())
+    assert not copied.training and not any(each.requires_grad for each in copied.parameters())
+    with torch.no_grad():
+        for each in module.parameters():
+            each.mul_(2)
+    images = torch.rand(2, 3, 8, 8)
+    assert torch.equal(copied(images), module.eval()(images))
