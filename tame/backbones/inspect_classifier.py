@@ -12,6 +12,7 @@ from tame.classifier import FrozenClassifier
 from tame.classifier.probing.infer_spec import infer_spec
 from tame.classifier.probing.layer_table import LayerTable, layer_table
 from tame.classifier.probing.overrides import overrides_of
+from tame.classifier.shared import buffers_restored, sharing_copy
 
 
 def inspect_classifier(
@@ -54,6 +55,8 @@ def inspect_classifier(
         return layer_table(model.spec, model.module, all)
     overrides = overrides_of(num_classes, class_names, input_size, mean, std)
     if isinstance(model, nn.Module):
-        return layer_table(infer_spec(type(model).__name__, lambda: model, overrides), model.eval(), all)
+        own = sharing_copy(model)
+        with buffers_restored(model, own):
+            return layer_table(infer_spec(type(model).__name__, lambda: own, overrides), own, all)
     spec, module, _ = load_network(find_spec(model, overrides), weights)
     return layer_table(spec, module, all)

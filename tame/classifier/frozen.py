@@ -21,6 +21,7 @@ from tame.classifier.layout import channels_first
 from tame.classifier.outputs import with_output
 from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
+from tame.classifier.shared import buffers_restored, sharing_copy
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.functional.masking import apply_mask, upsample
 from tame.types import ClassifierOutput, MaskingKind, ScoreKind
@@ -42,6 +43,8 @@ class FrozenClassifier(nn.Module):
             ``random``, or ``given`` for a module that the caller built.
         layers_named: Whether the user chose these layers. If not, the layers of a preset or checkpoint replace them.
         source: Arguments of `tame.load_classifier` that the classifier was loaded with, for run folders.
+        shared: Whether the module shares its tensors with a network that may be trained meanwhile, see
+            `tame.classifier.shared.sharing_copy`: their memory format is left as it is.
 
     Raises:
         InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
@@ -69,6 +72,7 @@ class FrozenClassifier(nn.Module):
         *,
         layers_named: bool = True,
         source: Mapping[str, Any] | None = None,
+        shared: bool = False,
     ) -> None:
         super().__init__()
         if not layers:
@@ -77,7 +81,9 @@ class FrozenClassifier(nn.Module):
         self.spec = spec
         self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
-        module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.shared = shared
+        if not shared:
+            module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
         self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
@@ -103,8 +109,12 @@ class FrozenClassifier(nn.Module):
     ) -> FrozenClassifier:
         """Wrap a trained network of any architecture as a frozen classifier.
 
+        The network is left as it is: its mode, `requires_grad`, gradients, buffers and memory format. The classifier
+        has a structure of its own that shares the memory of the network's tensors: it follows further training, but not
+        replaced layers or a move to another device, see `tame.classifier.shared.sharing_copy`.
+
         Args:
-            module: The network; it is frozen in place, not copied.
+            module: The network, in any mode.
             layers: Feature layers by module name, earliest first; default: proposed, see `tame.inspect_classifier`.
             preprocess: Resize, crop, mean and std; default: ImageNet's, 224 x 224 pixels.
             classes: Class names or number of classes; default: inferred from the logits.
@@ -138,10 +148,12 @@ class FrozenClassifier(nn.Module):
             score=score,
         )
         name = name or type(module).__name__
-        spec = infer_spec(name, lambda: module, overrides, preprocess or IMAGENET_PREPROCESSING)
-        network = with_output(spec, module.eval())
-        chosen = resolve_layers(spec, network, layers or "proposed")
-        return cls(spec, network, chosen, layers_named=layers is not None)
+        own = sharing_copy(module)
+        with buffers_restored(module, own):
+            spec = infer_spec(name, lambda: own, overrides, preprocess or IMAGENET_PREPROCESSING)
+            network = with_output(spec, own)
+            chosen = resolve_layers(spec, network, layers or "proposed")
+            return cls(spec, network, chosen, layers_named=layers is not None, shared=True)
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing: batch normalisation and dropout stay in eval mode."""
@@ -160,7 +172,7 @@ class FrozenClassifier(nn.Module):
     @property
     def weights_hash(self) -> str:
         """SHA-256 over the names, shapes and values of all parameters and buffers."""
-        if not self._weights_hash:
+        if not self._weights_hash or self.shared:
             digest = hashlib.sha256()
             for name, value in sorted(self.module.state_dict().items()):
                 digest.update(f"{name} {tuple(value.shape)} {value.dtype}\n".encode())
@@ -175,7 +187,13 @@ class FrozenClassifier(nn.Module):
             layers: Names of modules, earliest first.
             named: Whether the user named them, see the class.
         """
-        changed = FrozenClassifier(self.spec, self.module, layers, self.weights, layers_named=named, source=self.source)
+        return self.changed(self.spec, layers, named)
+
+    def changed(self, spec: BackboneSpec, layers: Sequence[str], named: bool) -> FrozenClassifier:
+        """Return the same classifier, parameters shared, with another description and other feature layers."""
+        changed = FrozenClassifier(
+            spec, self.module, layers, self.weights, layers_named=named, source=self.source, shared=self.shared
+        )
         return changed.to(self.mean.device)
 
     def with_layer_set(self, name: str) -> FrozenClassifier:

@@ -110,10 +110,7 @@ def _at_layers_of(path: str | Path, classifier: FrozenClassifier) -> FrozenClass
     spec, layers = checkpoint_spec(path, classifier.spec)
     if (layers, spec) == (classifier.layers, classifier.spec):
         return classifier
-    changed = FrozenClassifier(
-        spec, classifier.module, layers, classifier.weights, layers_named=False, source=classifier.source
-    )
-    return changed.to(classifier.mean.device)
+    return classifier.changed(spec, layers, named=False)
 
 
 def _none_shipped(backbone: str, method: str | None) -> str:

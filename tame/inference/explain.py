@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
+from tame.classifier.shared import shares_tensors
 from tame.data import Crop, array_to_photo, load_image, to_photo
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.build import MethodName
@@ -123,7 +124,7 @@ def _check_built(explainer: CheckedExplainer, classifier: Classifier, others: Ma
     own = explainer.classifier
     if isinstance(classifier, nn.Module):
         network = classifier.module if isinstance(classifier, FrozenClassifier) else classifier
-        same = any(network is part for part in own.modules())
+        same = any(network is part for part in own.modules()) or shares_tensors(network, own.module)
     else:
         same = str(classifier) in (DEFAULT_BACKBONE, own.spec.name)
     if not same:

@@ -32,7 +32,7 @@ class LastBuilt(Generic[T]):
 
         Args:
             sources: Everything that the value depends on, see `fingerprint`.
-            build: Builds the value; it may change the sources, as freezing a network does.
+            build: Builds the value; it may change the sources.
         """
         if self._entry and self._entry[2] == fingerprint(sources):
             return self._entry[0]

@@ -251,7 +251,7 @@ def test_a_module_in_python() -> None:
     assert classifier.layers == ("stage1", "stage2", "stage3")
     assert (classifier.spec.name, classifier.spec.class_names[2]) == ("ToyCNN", "bird")
     images = torch.rand(2, 3, 32, 32)
-    assert torch.equal(classifier.logits(images), network(classifier.normalise(images)))
+    assert torch.equal(classifier.logits(images), network.eval()(classifier.normalise(images)))
 
 
 def test_a_transformer_in_python() -> None:
