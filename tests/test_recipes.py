@@ -5,13 +5,13 @@ import sys
 from pathlib import Path
 
 import pytest
+from tame.training.setup import with_attention
 
 from tame.backbones import BACKBONES
 from tame.cli.main import run_command
 from tame.explainers import EXPLAINERS
 from tame.options import CompareOptions, ExplainOptions, TrainOptions
 from tame.presets import PRESETS
-from tame.training.setup import with_attention
 
 SCRIPTS = sorted((Path(__file__).resolve().parent.parent / "pl_scripts").glob("*.py"))
 

@@ -99,7 +99,7 @@ class FrozenClassifier(nn.Module):
         masking: MaskingKind | None = None,
         cam_layer: str | None = None,
         output: str | Callable[[Any], Tensor] | None = None,
-        score: ScoreKind = "softmax",
+        score: ScoreKind | None = None,
     ) -> FrozenClassifier:
         """Wrap a trained network of any architecture as a frozen classifier.
 
@@ -115,7 +115,8 @@ class FrozenClassifier(nn.Module):
             cam_layer: Target layer of the CAM methods; default: the last feature layer.
             output: Where the logits are in the network's return value, see
                 `tame.classifier.outputs.resolve_output`; default: the value itself, or its attribute or key ``logits``.
-            score: How logits become confidences, ``softmax`` or ``sigmoid``.
+            score: How logits become confidences: ``softmax``, ``sigmoid``, or ``probability`` (the network returns
+                probabilities); default: ``probability`` if its outputs are recognised as such, otherwise ``softmax``.
 
         Raises:
             InputError: If the network rejects its input, contradicts these arguments, or has no such layers.

@@ -9,6 +9,7 @@ from typing import Any, Self, TypeAlias
 import torch
 from torch import Tensor, nn
 
+from tame.classifier.probabilities import check_probabilities, log_probabilities, log_probability_pair
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
 from tame.utils.imports import import_function
@@ -96,6 +97,11 @@ class WithOutput(nn.Module):
             "_non_persistent_buffers_set": module._non_persistent_buffers_set,
         }
 
+    @property
+    def log_probabilities(self) -> bool:
+        """Whether probabilities are converted to their logarithms."""
+        return not {log_probabilities, log_probability_pair}.isdisjoint(self._steps)
+
     def train(self, mode: bool = True) -> Self:
         """Set the mode of the wrapped network too."""
         self._module.train(mode)
@@ -179,7 +185,7 @@ def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
     """Return a network that returns logits (B, K): the module itself if it does, otherwise a wrapper around it.
 
     The logits are found by `read_logits`. One logit per image becomes (B, 1) for one class, and (B, 2) for two classes,
-    see `as_pair`.
+    see `as_pair`. Probabilities (score ``probability``) become their logarithms, one p those of (1 - p, p).
 
     Args:
         spec: Specification of the classifier: input shape, number of classes, output function.
@@ -191,16 +197,22 @@ def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
     function = None if isinstance(module, WithOutput) else spec.output
     logits, output = read_logits(module, spec.preprocessing.shape, function, spec.name)
     steps, count = [output] if output else [], spec.num_classes
+    single = logits.shape in ((PROBES,), (PROBES, 1))
+    probable = spec.score == "probability" and not (isinstance(module, WithOutput) and module.log_probabilities)
+    if probable:
+        check_probabilities(logits, spec.name)
     if logits.shape == (PROBES, count):
-        return WithOutput(module, steps) if steps else module
-    if logits.shape in ((PROBES,), (PROBES, 1)) and count == 1:
-        return WithOutput(module, [*steps, as_column])
-    if logits.shape in ((PROBES,), (PROBES, 1)) and count == 2 and spec.score == "softmax":
-        return WithOutput(module, [*steps, as_pair])
-    raise InputError(
-        f"expected logits of shape (B, {count}) from {spec.name}, got {tuple(logits.shape)} for {PROBES} images: check "
-        "the number of classes or class names, and where its logits are (output)"
-    )
+        steps += [log_probabilities] if probable else []
+    elif single and count == 1:
+        steps += [as_column, *([log_probabilities] if probable else [])]
+    elif single and count == 2 and spec.score != "sigmoid":
+        steps += [log_probability_pair if probable else as_pair]
+    else:
+        raise InputError(
+            f"expected logits of shape (B, {count}) from {spec.name}, got {tuple(logits.shape)} for {PROBES} images: "
+            "check the number of classes or class names, and where its logits are (output)"
+        )
+    return WithOutput(module, steps) if steps else module
 
 
 def _describe_value(value: Any) -> str:
