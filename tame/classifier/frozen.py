@@ -18,7 +18,7 @@ from tame.classifier.extractor import (
     use_hooks,
 )
 from tame.classifier.layout import channels_first
-from tame.classifier.outputs import with_output
+from tame.classifier.outputs import WithOutput, with_output
 from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
@@ -154,6 +154,11 @@ class FrozenClassifier(nn.Module):
         return isinstance(self._extractor, GraphModule)
 
     @property
+    def casts(self) -> bool:
+        """Whether images, logits, features and maps are cast: the network is in half or double precision."""
+        return isinstance(self.module, WithOutput) and self.module.casts
+
+    @property
     def channels(self) -> tuple[int, ...]:
         """Number C_i of channels of each feature map."""
         return self._channels
@@ -220,6 +225,7 @@ class FrozenClassifier(nn.Module):
         return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
     def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
+        feature = feature.float() if self.casts else feature
         if feature.ndim == 3 and self.spec.tokens is not None:
             return self.spec.tokens.to_map(feature)
         if feature.ndim != 4:

@@ -82,20 +82,38 @@ class WithOutput(nn.Module):
     Args:
         module: The network. Its submodules, parameters and buffers become those of the wrapper.
         steps: Functions applied to its return value, in order.
+        dtype: Type to which images are cast, the logits then are float32; default: neither is cast.
     """
 
     _module: nn.Module
     _steps: tuple[Output, ...]
+    _dtype: torch.dtype | None
 
-    def __init__(self, module: nn.Module, steps: Sequence[Output]) -> None:
+    def __init__(self, module: nn.Module, steps: Sequence[Output], dtype: torch.dtype | None = None) -> None:
         super().__init__()
         self.__dict__ |= {  # bypasses the registration of submodules, which would prefix every layer's name
             "_module": module,
             "_steps": tuple(steps),
+            "_dtype": dtype,
             "training": module.training,
             **{each: vars(module)[each] for each in ("_modules", "_parameters", "_buffers")},
             "_non_persistent_buffers_set": module._non_persistent_buffers_set,
         }
+
+    @property
+    def network(self) -> nn.Module:
+        """The wrapped network."""
+        return self._module
+
+    @property
+    def only_casts(self) -> bool:
+        """Whether nothing but types distinguishes it from the network."""
+        return self.casts and not self._steps
+
+    @property
+    def casts(self) -> bool:
+        """Whether images are cast to the network's type, and its logits to float32."""
+        return self._dtype is not None
 
     @property
     def log_probabilities(self) -> bool:
@@ -110,10 +128,10 @@ class WithOutput(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:
         """Return the logits (B, K) of normalised images (B, C, H, W)."""
-        value: Any = self._module.forward(images)
+        value: Any = self._module.forward(images if self._dtype is None else images.to(self._dtype))
         for step in self._steps:
             value = step(value)
-        return value
+        return value if self._dtype is None else value.float()
 
 
 def as_column(logits: Tensor) -> Tensor:
@@ -156,7 +174,7 @@ def read_logits(
         InputError: If the network rejects its input, or no logits are found.
     """
     images = torch.randn((PROBES, *shape), generator=torch.Generator().manual_seed(0))  # as if normalised
-    images = images.to(next(module.parameters(), images))  # the network's device and dtype
+    images = images.to(next(module.parameters(), images).device, float_type(module))
     kind, source = type(module).__name__, f" (the input of {name})" if name else ""
     try:
         with torch.no_grad():
@@ -185,7 +203,8 @@ def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
     """Return a network that returns logits (B, K): the module itself if it does, otherwise a wrapper around it.
 
     The logits are found by `read_logits`. One logit per image becomes (B, 1) for one class, and (B, 2) for two classes,
-    see `as_pair`. Probabilities (score ``probability``) become their logarithms, one p those of (1 - p, p).
+    see `as_pair`. Probabilities (score ``probability``) become their logarithms, one p those of (1 - p, p). Networks in
+    half or double precision get images of their type, and their logits become float32.
 
     Args:
         spec: Specification of the classifier: input shape, number of classes, output function.
@@ -212,7 +231,19 @@ def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:
             f"expected logits of shape (B, {count}) from {spec.name}, got {tuple(logits.shape)} for {PROBES} images: "
             "check the number of classes or class names, and where its logits are (output)"
         )
-    return WithOutput(module, steps) if steps else module
+    dtype = None if isinstance(module, WithOutput) else float_type(module)
+    dtype = None if dtype == torch.float32 else dtype
+    return WithOutput(module, steps, dtype) if steps or dtype else module
+
+
+def float_type(module: nn.Module) -> torch.dtype:
+    """Return the floating point type of a network's parameters, that of its inputs; float32 if it has none.
+
+    Example:
+        >>> float_type(nn.Linear(2, 2).half()), float_type(nn.ReLU())
+        (torch.float16, torch.float32)
+    """
+    return next((each.dtype for each in module.parameters() if each.is_floating_point()), torch.float32)
 
 
 def _describe_value(value: Any) -> str:

@@ -22,7 +22,9 @@ _TOLERANCE = 1e-2
 """Allows for sums of 1000 probabilities in bfloat16."""
 
 
-def infer_score(name: str, module: nn.Module, shape: tuple[int, int, int], logits: Tensor, single: bool) -> ScoreKind:
+def infer_score(
+    name: str, module: nn.Module, shape: tuple[int, int, int], logits: Tensor, dtype: torch.dtype
+) -> ScoreKind:
     """Return ``probability`` for a network whose outputs are probabilities, otherwise ``softmax``.
 
     Probabilities are values in [0, 1] for random images of several scales, of which in addition: each row sums to 1;
@@ -34,19 +36,17 @@ def infer_score(name: str, module: nn.Module, shape: tuple[int, int, int], logit
         module: The network, in eval mode; it returns its logits or probabilities as one tensor.
         shape: (C, H, W) of its input.
         logits: What it returned for some random images.
-        single: Whether it has one output per image.
+        dtype: Type of its input.
     """
     if not _in_range(logits):
         return "softmax"
     noise = torch.randn((len(_SCALES), *shape), generator=torch.Generator().manual_seed(1))
-    images = noise * torch.tensor(_SCALES).view(-1, 1, 1, 1)
-    parameter = next(module.parameters(), images)
-    images = images.to(parameter.device, parameter.dtype)
+    images = (noise * torch.tensor(_SCALES).view(-1, 1, 1, 1)).to(logits.device, dtype)
     with torch.inference_mode(False), torch.enable_grad():
         found = module(images.requires_grad_())
     if not _in_range(found):
         return "softmax"
-    sums = None if single else found.detach().double().sum(1)
+    sums = None if found.ndim == 1 or found.shape[1] == 1 else found.detach().double().sum(1)
     if sums is not None and bool((sums - 1).abs().amax() < _TOLERANCE):
         kind = "rows in [0, 1] that sum to 1"
     elif found.grad_fn is None or _is_bounded(found.grad_fn):

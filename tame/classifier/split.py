@@ -13,6 +13,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 
 from tame.classifier.extractor import hooked_outputs, layer_node, trace
 from tame.classifier.frozen import FrozenClassifier
+from tame.classifier.outputs import float_type
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -38,6 +39,10 @@ class SplitClassifier(nn.Module):
     def train(self, mode: bool = True) -> Self:
         """Do nothing: the classifier stays in eval mode."""
         return self
+
+    def _cast(self, output: Tensor) -> Tensor:
+        """Cast a layer's output that was changed in float32 back to the type of a network in another precision."""
+        return output.to(float_type(self.classifier.module)) if self.classifier.casts else output
 
     @abstractmethod
     def before(self, images: Tensor) -> tuple[Tensor, ...]:
@@ -133,6 +138,7 @@ class _SplitGraph(SplitClassifier):
     def after(self, *values: Tensor) -> Tensor:
         """Run the second part."""
         output, *others = values
+        output = self._cast(output)
         # an in-place activation may follow, and a leaf must not be modified in place
         logits: Tensor = self.second(output.clone() if output.requires_grad else output, *others)
         return logits
@@ -235,6 +241,7 @@ class _ReplacedOutput(SplitClassifier):
     def after(self, *values: Tensor) -> Tensor:
         """Run the whole network again."""
         output, inputs = values
+        output = self._cast(output)
         left = self.calls
 
         def replace(_module: nn.Module, _args: object, _output: Tensor) -> Tensor | None:

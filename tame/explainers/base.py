@@ -44,6 +44,7 @@ class CheckedExplainer(ABC):
         check_images(images, spec.preprocessing.channels)
         check_targets(targets, len(images), spec.num_classes)
         maps = self.explain(images, targets).detach()
+        maps = maps.float() if self.classifier.casts else maps
         check_maps(maps, len(images))
         return maps
 

@@ -9,7 +9,7 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from tame.classifier.outputs import Output, WithOutput, read_logits, resolve_output
+from tame.classifier.outputs import Output, WithOutput, float_type, read_logits, resolve_output
 from tame.classifier.probabilities import infer_score
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.probing.proposal import find_tokens, propose_layers
@@ -68,7 +68,7 @@ def _infer_score(
     if logits.ndim > 2:
         return "softmax"
     network = WithOutput(module, [output]) if output else module
-    return infer_score(name, network, preprocessing.shape, logits, logits.ndim == 1 or logits.shape[1] == 1)
+    return infer_score(name, network, preprocessing.shape, logits, float_type(module))
 
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tame.classifier.layout import channels_first, has_aspect
-from tame.classifier.outputs import Part
+from tame.classifier.outputs import Part, float_type
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
 
@@ -69,8 +69,7 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
 def random_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     """Return a fixed standard normal image (1, C, H, W), with the device and dtype of the module's parameters."""
     images = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-    parameter = next(module.parameters(), images)
-    return images.to(parameter.device, parameter.dtype)
+    return images.to(next(module.parameters(), images).device, float_type(module))
 
 
 @contextmanager
