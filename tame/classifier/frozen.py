@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -26,6 +27,8 @@ from tame.functional.masking import apply_mask, upsample
 from tame.types import ClassifierOutput, MaskingKind, ScoreKind
 from tame.utils.checks import InputError
 
+logger = logging.getLogger("tame")
+
 
 class FrozenClassifier(nn.Module):
     """A trained classifier with frozen weights.
@@ -42,6 +45,7 @@ class FrozenClassifier(nn.Module):
             ``random``, or ``given`` for a module that the caller built.
         layers_named: Whether the user chose these layers. If not, the layers of a preset or checkpoint replace them.
         source: Arguments of `tame.load_classifier` that the classifier was loaded with, for run folders.
+        no_layers: Why it has no feature layers; ``layers`` then is empty, and reading it raises an error that says so.
 
     Raises:
         InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
@@ -69,20 +73,24 @@ class FrozenClassifier(nn.Module):
         *,
         layers_named: bool = True,
         source: Mapping[str, Any] | None = None,
+        no_layers: str = "",
     ) -> None:
         super().__init__()
-        if not layers:
+        if not layers and not no_layers:
             raise InputError(f"expected at least one layer of {spec.name} to read features from, got none")
         self.training = False
         self.spec = spec
-        self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
+        self._layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
-        module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+        self.no_layers = no_layers
+        module = module.eval().to(memory_format=torch.channels_last)
+        for parameter in module.parameters():  # `requires_grad_` of the whole is not supported by TorchScript
+            parameter.requires_grad_(False)
         self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
-        self._extractor: nn.Module = build_extractor(self.module, self.layers)
+        self._extractor: nn.Module = build_extractor(self.module, self._layers)
         self._weights_hash = ""
         self._check_features()
 
@@ -141,12 +149,39 @@ class FrozenClassifier(nn.Module):
         name = name or type(module).__name__
         spec = infer_spec(name, lambda: module, overrides, preprocess or IMAGENET_PREPROCESSING)
         network = with_output(spec, module.eval())
-        chosen = resolve_layers(spec, network, layers or "proposed")
-        return cls(spec, network, chosen, layers_named=layers is not None)
+        return cls.proposing(spec, network, layers)
+
+    @classmethod
+    def proposing(
+        cls, spec: BackboneSpec, module: nn.Module, layers: str | Sequence[str] | None, weights: str = "given"
+    ) -> FrozenClassifier:
+        """Freeze a classifier with these feature layers, see `resolve_layers`; default: proposed ones.
+
+        If none can be proposed, it has none: methods that read no layers can explain it.
+        """
+        try:
+            chosen, why = resolve_layers(spec, module, layers or "proposed"), ""
+        except InputError as error:
+            if layers is not None:
+                raise
+            chosen, why = (), str(error)
+            logger.warning("%s", why)
+        return cls(spec, module, chosen, weights, layers_named=layers is not None, no_layers=why)
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing: batch normalisation and dropout stay in eval mode."""
         return self
+
+    @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the feature layers, earliest first.
+
+        Raises:
+            InputError: If the classifier has none.
+        """
+        if self.no_layers:
+            raise InputError(self.no_layers)
+        return self._layers
 
     @property
     def traced(self) -> bool:
@@ -186,7 +221,7 @@ class FrozenClassifier(nn.Module):
 
     def with_layer_set(self, name: str) -> FrozenClassifier:
         """Return the same classifier with a named layer set of its spec, or itself where the user named layers."""
-        if self.layers_named:
+        if self.layers_named or self.no_layers:
             return self
         layers = resolve_layers(self.spec, self.module, name)
         return self if layers == self.layers else self.with_layers(layers, named=False)
@@ -202,7 +237,7 @@ class FrozenClassifier(nn.Module):
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
         outputs = self._extractor(self.normalise(images))
         size = images.shape[2:]
-        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self.layers))
+        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self._layers))
         return ClassifierOutput(outputs["logits"], features)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -241,18 +276,19 @@ class FrozenClassifier(nn.Module):
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
-            expected, logits = hooked_outputs_and_result(self.module, self.layers, inputs)
-            for layer, output in zip(self.layers, expected, strict=True):
+            expected, logits = hooked_outputs_and_result(self.module, self._layers, inputs)
+            for layer, output in zip(self._layers, expected, strict=True):
                 if not isinstance(output, Tensor):
                     raise InputError(f"layer {layer!r} returns a {type(output).__name__}: expected one tensor")
                 if len(output) != 1:
                     raise InputError(f"layer {layer!r} returns {tuple(output.shape)} for one image: expected one map")
             if first_difference(self._extractor, inputs, expected, logits):
                 use_hooks(self.module, f"the traced graph of {self.spec.name} differs from the network")
-                self._extractor = HookedExtractor(self.module, self.layers)
+                self._extractor = HookedExtractor(self.module, self._layers)
                 if number := first_difference(self._extractor, inputs, expected, logits):
-                    what = (*map("layer {!r}".format, self.layers), "the logits")[number - 1]
+                    what = (*map("layer {!r}".format, self._layers), "the logits")[number - 1]
                     raise InputError(f"{what} of {self.spec.name} differ between two passes over the same image")
         self._channels = tuple(
-            self._to_map(output, layer, shape[2:]).shape[1] for layer, output in zip(self.layers, expected, strict=True)
+            self._to_map(output, layer, shape[2:]).shape[1]
+            for layer, output in zip(self._layers, expected, strict=True)
         )

@@ -171,7 +171,19 @@ def read_logits(
         returns them itself).
 
     Raises:
-        InputError: If the network rejects its input, or no logits are found.
+        InputError: If the network rejects its input, no logits are found, or all of them are NaN; for a segmentation or
+            detection network, which is wrapped as a classifier by ``output``, a function to one logit per class.
+
+    Example:
+        A segmentation network, (B, K, H, W), as a classifier by the mean logit of each class in the left half:
+
+        >>> network = nn.Conv2d(3, 4, 1)
+        >>> read_logits(network, (3, 8, 8))
+        Traceback (most recent call last):
+        tame.utils.checks.InputError: Conv2d is no classifier: it segments ...
+        >>> logits, _ = read_logits(network, (3, 8, 8), lambda maps: maps[..., :4].mean((2, 3)))
+        >>> logits.shape
+        torch.Size([2, 4])
     """
     images = torch.randn((PROBES, *shape), generator=torch.Generator().manual_seed(0))  # as if normalised
     images = images.to(next(module.parameters(), images).device, float_type(module))
@@ -184,6 +196,11 @@ def read_logits(
             f"expected a network that takes images of shape {(PROBES, *shape)}{source}, got {kind}: {error}; "
             "check the input size, mean and std (one value per channel)"
         ) from error
+    if output is None and (task := _dense_task(value)):
+        raise InputError(
+            f"{kind} is no classifier: it {task}; wrap it as one with output, a function from its return value to "
+            "logits (B, K), such as the mean logit of each class or region (see tame.classifier.outputs.read_logits)"
+        )
     if output is None and not isinstance(value, Tensor):
         found = value.get("logits") if isinstance(value, Mapping) else getattr(value, "logits", None)
         if not isinstance(found, Tensor):
@@ -196,7 +213,29 @@ def read_logits(
     if not isinstance(logits, Tensor) or not logits.is_floating_point():
         what = f"a tensor of type {logits.dtype}" if isinstance(logits, Tensor) else _describe_value(logits)
         raise InputError(f"expected logits, a tensor of floats, as the output of {kind}, got {what}")
+    if bool(logits.isnan().all()):
+        weights = [key for key, each in module.state_dict().items() if isinstance(each, Tensor) and not _finite(each)]
+        cause = (
+            f"its weight {weights[0]} is not finite" if weights else "its weights are finite, its operations are not"
+        )
+        raise InputError(f"expected finite logits from {name or kind}, got NaN for random images: {cause}")
     return logits, output
+
+
+def _finite(values: Tensor) -> bool:
+    return not values.is_floating_point() or bool(values.isfinite().all())
+
+
+def _dense_task(value: Any) -> str:
+    """Return what a segmentation or detection network does, by its return value; empty for other networks."""
+    parts = value[0] if isinstance(value, list) and value else value
+    named = parts if isinstance(parts, Mapping) else getattr(parts, "__dict__", {})
+    if boxes := next((key for key in ("boxes", "pred_boxes") if isinstance(named.get(key), Tensor)), ""):
+        return f"detects objects ({_describe_value(value)}, with {boxes})"
+    maps = value if isinstance(value, Tensor) else next((named[key] for key in ("out", "logits") if key in named), None)
+    if isinstance(maps, Tensor) and maps.ndim == 4 and maps.shape[2:].numel() > 1:
+        return f"segments images ({tuple(maps.shape)} for {PROBES} images)"
+    return ""
 
 
 def with_output(spec: BackboneSpec, module: nn.Module) -> nn.Module:

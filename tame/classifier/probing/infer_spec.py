@@ -42,7 +42,7 @@ def infer_spec(
     """
     preprocessing = override_preprocessing(preprocessing, overrides)
     module = _built(name, build).eval()
-    logits, output = read_logits(module, preprocessing.shape, _output(overrides))
+    logits, output = read_logits(module, preprocessing.shape, _output(overrides), name)
     found = 1 if logits.ndim == 1 else logits.shape[1]
     score = overrides.score or _infer_score(name, module, preprocessing, logits, output)
     single = found == 1 and overrides.score != "sigmoid"  # one logit separates two classes
