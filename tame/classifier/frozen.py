@@ -162,7 +162,7 @@ class FrozenClassifier(nn.Module):
         try:
             chosen, why = resolve_layers(spec, module, layers or "proposed"), ""
         except InputError as error:
-            if layers is not None:
+            if layers is not None or not module.state_dict():  # without weights it is no classifier
                 raise
             chosen, why = (), str(error)
             logger.warning("%s", why)
