@@ -19,7 +19,7 @@ from tame.backbones.timm import timm_spec
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
 from tame.classifier.frozen import FrozenClassifier
 from tame.classifier.outputs import with_output
-from tame.classifier.probing.infer_spec import infer_spec, resolve_layers, with_overrides
+from tame.classifier.probing.infer_spec import infer_spec, with_overrides
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
@@ -105,8 +105,7 @@ def load_backbone(
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else find_spec(backbone, overrides)
     spec, module, name = load_network(spec, weights)
-    chosen = resolve_layers(spec, module, layers or "proposed")
-    return FrozenClassifier(spec, module, chosen, name, layers_named=layers is not None)
+    return FrozenClassifier.proposing(spec, module, layers, name)
 
 
 def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple[BackboneSpec, nn.Module, str]:

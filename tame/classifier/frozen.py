@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Self
 
@@ -18,7 +19,7 @@ from tame.classifier.extractor import (
     use_hooks,
 )
 from tame.classifier.layout import channels_first
-from tame.classifier.outputs import with_output
+from tame.classifier.outputs import WithOutput, with_output
 from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.shared import buffers_restored, sharing_copy
@@ -26,6 +27,8 @@ from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.functional.masking import apply_mask, upsample
 from tame.types import ClassifierOutput, MaskingKind, ScoreKind
 from tame.utils.checks import InputError
+
+logger = logging.getLogger("tame")
 
 
 class FrozenClassifier(nn.Module):
@@ -45,6 +48,7 @@ class FrozenClassifier(nn.Module):
         source: Arguments of `tame.load_classifier` that the classifier was loaded with, for run folders.
         shared: Whether the module shares its tensors with a network that may be trained meanwhile, see
             `tame.classifier.shared.sharing_copy`: their memory format is left as it is.
+        no_layers: Why it has no feature layers; ``layers`` then is empty, and reading it raises an error that says so.
 
     Raises:
         InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
@@ -73,22 +77,25 @@ class FrozenClassifier(nn.Module):
         layers_named: bool = True,
         source: Mapping[str, Any] | None = None,
         shared: bool = False,
+        no_layers: str = "",
     ) -> None:
         super().__init__()
-        if not layers:
+        if not layers and not no_layers:
             raise InputError(f"expected at least one layer of {spec.name} to read features from, got none")
         self.training = False
         self.spec = spec
-        self.layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
+        self._layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
-        self.shared = shared
+        self.shared, self.no_layers = shared, no_layers
         if not shared:
-            module = module.eval().requires_grad_(False).to(memory_format=torch.channels_last)
+            module = module.eval().to(memory_format=torch.channels_last)
+            for parameter in module.parameters():  # `requires_grad_` of the whole is not supported by TorchScript
+                parameter.requires_grad_(False)
         self.module = with_output(spec, module)
         preprocessing = spec.preprocessing
         self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
-        self._extractor: nn.Module = build_extractor(self.module, self.layers)
+        self._extractor: nn.Module = build_extractor(self.module, self._layers)
         self._weights_hash = ""
         self._check_features()
 
@@ -105,7 +112,7 @@ class FrozenClassifier(nn.Module):
         masking: MaskingKind | None = None,
         cam_layer: str | None = None,
         output: str | Callable[[Any], Tensor] | None = None,
-        score: ScoreKind = "softmax",
+        score: ScoreKind | None = None,
     ) -> FrozenClassifier:
         """Wrap a trained network of any architecture as a frozen classifier.
 
@@ -125,7 +132,8 @@ class FrozenClassifier(nn.Module):
             cam_layer: Target layer of the CAM methods; default: the last feature layer.
             output: Where the logits are in the network's return value, see
                 `tame.classifier.outputs.resolve_output`; default: the value itself, or its attribute or key ``logits``.
-            score: How logits become confidences, ``softmax`` or ``sigmoid``.
+            score: How logits become confidences: ``softmax``, ``sigmoid``, or ``probability`` (the network returns
+                probabilities); default: ``probability`` if its outputs are recognised as such, otherwise ``softmax``.
 
         Raises:
             InputError: If the network rejects its input, contradicts these arguments, or has no such layers.
@@ -151,18 +159,55 @@ class FrozenClassifier(nn.Module):
         own = sharing_copy(module)
         with buffers_restored(module, own):
             spec = infer_spec(name, lambda: own, overrides, preprocess or IMAGENET_PREPROCESSING)
-            network = with_output(spec, own)
-            chosen = resolve_layers(spec, network, layers or "proposed")
-            return cls(spec, network, chosen, layers_named=layers is not None, shared=True)
+            return cls.proposing(spec, with_output(spec, own), layers, shared=True)
+
+    @classmethod
+    def proposing(
+        cls,
+        spec: BackboneSpec,
+        module: nn.Module,
+        layers: str | Sequence[str] | None,
+        weights: str = "given",
+        *,
+        shared: bool = False,
+    ) -> FrozenClassifier:
+        """Freeze a classifier with these feature layers, see `resolve_layers`; default: proposed ones.
+
+        If none can be proposed, it has none: methods that read no layers can explain it.
+        """
+        try:
+            chosen, why = resolve_layers(spec, module, layers or "proposed"), ""
+        except InputError as error:
+            if layers is not None or not module.state_dict():  # without weights it is no classifier
+                raise
+            chosen, why = (), str(error)
+            logger.warning("%s", why)
+        return cls(spec, module, chosen, weights, layers_named=layers is not None, shared=shared, no_layers=why)
 
     def train(self, mode: bool = True) -> Self:
         """Do nothing: batch normalisation and dropout stay in eval mode."""
         return self
 
     @property
+    def layers(self) -> tuple[str, ...]:
+        """Names of the feature layers, earliest first.
+
+        Raises:
+            InputError: If the classifier has none.
+        """
+        if self.no_layers:
+            raise InputError(self.no_layers)
+        return self._layers
+
+    @property
     def traced(self) -> bool:
         """Whether the feature layers are read from a graph traced by `torch.fx`, otherwise with forward hooks."""
         return isinstance(self._extractor, GraphModule)
+
+    @property
+    def casts(self) -> bool:
+        """Whether images, logits, features and maps are cast: the network is in half or double precision."""
+        return isinstance(self.module, WithOutput) and self.module.casts
 
     @property
     def channels(self) -> tuple[int, ...]:
@@ -198,7 +243,7 @@ class FrozenClassifier(nn.Module):
 
     def with_layer_set(self, name: str) -> FrozenClassifier:
         """Return the same classifier with a named layer set of its spec, or itself where the user named layers."""
-        if self.layers_named:
+        if self.layers_named or self.no_layers:
             return self
         layers = resolve_layers(self.spec, self.module, name)
         return self if layers == self.layers else self.with_layers(layers, named=False)
@@ -214,7 +259,7 @@ class FrozenClassifier(nn.Module):
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
         outputs = self._extractor(self.normalise(images))
         size = images.shape[2:]
-        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self.layers))
+        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self._layers))
         return ClassifierOutput(outputs["logits"], features)
 
     def logits(self, images: Tensor) -> Tensor:
@@ -237,6 +282,7 @@ class FrozenClassifier(nn.Module):
         return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
     def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
+        feature = feature.float() if self.casts else feature
         if feature.ndim == 3 and self.spec.tokens is not None:
             return self.spec.tokens.to_map(feature)
         if feature.ndim != 4:
@@ -252,18 +298,19 @@ class FrozenClassifier(nn.Module):
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
-            expected, logits = hooked_outputs_and_result(self.module, self.layers, inputs)
-            for layer, output in zip(self.layers, expected, strict=True):
+            expected, logits = hooked_outputs_and_result(self.module, self._layers, inputs)
+            for layer, output in zip(self._layers, expected, strict=True):
                 if not isinstance(output, Tensor):
                     raise InputError(f"layer {layer!r} returns a {type(output).__name__}: expected one tensor")
                 if len(output) != 1:
                     raise InputError(f"layer {layer!r} returns {tuple(output.shape)} for one image: expected one map")
             if first_difference(self._extractor, inputs, expected, logits):
                 use_hooks(self.module, f"the traced graph of {self.spec.name} differs from the network")
-                self._extractor = HookedExtractor(self.module, self.layers)
+                self._extractor = HookedExtractor(self.module, self._layers)
                 if number := first_difference(self._extractor, inputs, expected, logits):
-                    what = (*map("layer {!r}".format, self.layers), "the logits")[number - 1]
+                    what = (*map("layer {!r}".format, self._layers), "the logits")[number - 1]
                     raise InputError(f"{what} of {self.spec.name} differ between two passes over the same image")
         self._channels = tuple(
-            self._to_map(output, layer, shape[2:]).shape[1] for layer, output in zip(self.layers, expected, strict=True)
+            self._to_map(output, layer, shape[2:]).shape[1]
+            for layer, output in zip(self._layers, expected, strict=True)
         )

@@ -65,7 +65,7 @@ def as_map(classifier: FrozenClassifier, values: Tensor, size: tuple[int, ...] |
         values: Tokens (B, p + n, D), see `TokenLayout`, or maps with channels first or last, see `channels_first`.
         size: Height and width of the images; default: those of the spec.
     """
-    tokens = classifier.spec.tokens
+    tokens, values = classifier.spec.tokens, values.float() if classifier.casts else values
     if values.ndim == 4:
         return channels_first(values, size or classifier.spec.preprocessing.size)
     return values if tokens is None else replace(tokens, gate=False).to_map(values)

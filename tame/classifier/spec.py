@@ -130,8 +130,8 @@ class BackboneSpec:
         layer_aliases: Alternative layer names that occur in the authors' checkpoints, and the modules' names.
         output: Function from the network's return value to logits (B, K), see `tame.classifier.outputs`; default:
             inferred.
-        score: How logits become confidences: ``softmax`` over all classes, or ``sigmoid`` per class (multi-label
-            classifiers).
+        score: How logits become confidences: ``softmax`` over all classes, ``sigmoid`` per class (multi-label
+            classifiers), or ``probability``: the network returns probabilities p, and its logits are log p.
 
     Raises:
         InputError: For an unknown score, or softmax with a single class.

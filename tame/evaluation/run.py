@@ -129,7 +129,7 @@ def _recorded(
         "backbone": classifier.spec.name,
         "weights": classifier.weights,
         "weights_sha256": classifier.weights_hash,
-        "layers": list(classifier.layers),
+        "layers": [] if classifier.no_layers else list(classifier.layers),
         **({} if classifier.spec.score == "softmax" else {"score": classifier.spec.score}),
         **settings_of(request.metrics),
         "versions": versions(),

@@ -3,14 +3,31 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
-from tame.utils.checks import check_images, check_maps, check_targets
+from tame.classifier.probing.proposal import gradient_cut
+from tame.utils.checks import InputError, check_images, check_maps, check_targets
+
+
+@contextmanager
+def naming_cut_gradients(classifier: FrozenClassifier) -> Iterator[None]:
+    """Replace errors of torch by one that says why a network has no gradients or layers, where that is their cause.
+
+    Raises:
+        InputError: For such a network.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if why := gradient_cut(classifier.spec, classifier.module):
+            raise InputError(why) from error
+        raise
 
 
 class CheckedExplainer(ABC):
@@ -43,7 +60,9 @@ class CheckedExplainer(ABC):
         spec = self.classifier.spec
         check_images(images, spec.preprocessing.channels)
         check_targets(targets, len(images), spec.num_classes)
-        maps = self.explain(images, targets).detach()
+        with naming_cut_gradients(self.classifier):
+            maps = self.explain(images, targets).detach()
+        maps = maps.float() if self.classifier.casts else maps
         check_maps(maps, len(images))
         return maps
 

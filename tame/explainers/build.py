@@ -10,7 +10,7 @@ from torch import nn
 
 from tame.checkpoints.classifier import as_classifier
 from tame.classifier import FrozenClassifier
-from tame.explainers.base import CheckedExplainer
+from tame.explainers.base import CheckedExplainer, naming_cut_gradients
 from tame.explainers.learned import classifier_for
 from tame.explainers.registry import EXPLAINERS, Method, check_arguments, check_names
 from tame.explainers.user_code import ExplainFunction, UserExplainer, load_function
@@ -117,11 +117,15 @@ def _build(
 ) -> CheckedExplainer:
     if asked.external:
         library = import_module(EXTERNAL[asked.external])
-        external: CheckedExplainer = library.build(as_classifier(classifier), asked.name.partition(":")[2], **arguments)
+        frozen = as_classifier(classifier)
+        with naming_cut_gradients(frozen):
+            external: CheckedExplainer = library.build(frozen, asked.name.partition(":")[2], **arguments)
         return external
     if (known := asked.registered) is None:
         check_names(asked.name, (), arguments)
         frozen = as_classifier(classifier)
         return UserExplainer(frozen, load_function(asked.name, frozen))
     check_arguments(asked.name, known, arguments)
-    return known.build(classifier_for(classifier, arguments.get("checkpoint")), **arguments)
+    frozen = classifier_for(classifier, arguments.get("checkpoint"))
+    with naming_cut_gradients(frozen):
+        return known.build(frozen, **arguments)

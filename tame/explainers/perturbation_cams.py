@@ -10,6 +10,7 @@ from torch import Tensor
 
 from tame.classifier import FrozenClassifier
 from tame.classifier.gradients import as_map
+from tame.classifier.layout import channels_first
 from tame.classifier.split import split_at
 from tame.classifier.target_logits import target_logits
 from tame.explainers.cams import LayerExplainer, layer_output, weighted_sum
@@ -127,11 +128,13 @@ class AblationCAM(PerturbationCAM):
 
         def by_channel(output: Tensor) -> Tensor:
             """Return a view of A with channels second: (R, C, h, w), or with all tokens (R, C, n)."""
-            return as_map(self.classifier, output, size) if output.ndim == 4 else output.mT
+            return channels_first(output, size) if output.ndim == 4 else output.mT
 
         output = values[0]
         low = output.flatten(1).amin(1)
-        off = torch.where(low == 0, 0, low - 1e7).view(-1, *[1] * (output.ndim - 2))  # (B, 1, 1) or (B, 1)
+        exact = low.to(torch.promote_types(low.dtype, torch.float32)) - 1e7
+        lowest = exact.clamp(min=torch.finfo(low.dtype).min).to(low.dtype)  # half precision has no -1e7
+        off = torch.where(low == 0, 0, lowest).view(-1, *[1] * (output.ndim - 2))  # (B, 1, 1) or (B, 1)
         whole = self._scores(_rows(values, torch.arange(len(output), device=output.device)), targets)
         without = []
         for image, channel in self.pairs(output, by_channel(output).shape[1]):

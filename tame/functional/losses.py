@@ -9,7 +9,9 @@ from tame.types import ScoreKind
 
 
 def cross_entropy(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
-    """Mean of ``-log p``, where p is the confidence in the target class; for ``sigmoid``, ``softplus(-logit)``.
+    """Mean of ``-log p``, where p is the confidence in the target class.
+
+    This is ``softplus(-logit)`` for ``sigmoid``, and ``-logit`` for ``probability``.
 
     Args:
         logits: (B, K).
@@ -26,7 +28,8 @@ def cross_entropy(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
     """
     if score == "softmax":
         return F.cross_entropy(logits, targets)
-    return F.softplus(-logits.gather(1, targets.unsqueeze(1)).float()).mean()
+    chosen = logits.gather(1, targets.unsqueeze(1)).float()
+    return (-chosen if score == "probability" else F.softplus(-chosen)).mean()
 
 
 def area_paper(maps: Tensor) -> Tensor:

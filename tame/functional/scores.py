@@ -14,7 +14,7 @@ def scores(logits: Tensor, score: ScoreKind) -> Tensor:
 
     Args:
         logits: (B, K).
-        score: ``softmax`` over all classes, or ``sigmoid`` per class.
+        score: ``softmax`` over all classes, ``sigmoid`` per class, or ``probability`` (the logits are log p).
 
     Returns:
         (B, K) in [0, 1].
@@ -24,8 +24,12 @@ def scores(logits: Tensor, score: ScoreKind) -> Tensor:
         [[0.25, 0.25, 0.25, 0.25]]
         >>> scores(torch.zeros(1, 3), "sigmoid").tolist()
         [[0.5, 0.5, 0.5]]
+        >>> scores(torch.tensor([[0.75, 0.5]]).log(), "probability").tolist()
+        [[0.75, 0.5]]
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if score == "probability":
+        return logits.exp()
     return logits.softmax(1) if score == "softmax" else logits.sigmoid()
 
 
@@ -35,7 +39,7 @@ def confidences(logits: Tensor, targets: Tensor, score: ScoreKind) -> Tensor:
     Args:
         logits: (B, K).
         targets: Class of each image, (B,) int64.
-        score: ``softmax`` or ``sigmoid``.
+        score: ``softmax``, ``sigmoid`` or ``probability``.
 
     Returns:
         (B,) in [0, 1].

@@ -195,6 +195,54 @@ def test_other_results_are_refused(
         FrozenClassifier(replace(SPEC, **changes), built(wrap), LAYERS)
 
 
+DENSE: dict[str, tuple[Callable[[Tensor], Any], str]] = {
+    "map": (lambda logits: logits[..., None, None].expand(-1, -1, 8, 8), "segments images ((2, 5, 8, 8) for 2 images)"),
+    "torchvision's segmentation": (
+        lambda logits: OrderedDict(out=logits[..., None, None].expand(-1, -1, 8, 8)),
+        "segments images ((2, 5, 8, 8) for 2 images)",
+    ),
+    "Hugging Face's segmentation": (
+        lambda logits: SimpleNamespace(logits=logits[..., None, None].expand(-1, -1, 8, 8)),
+        "segments images ((2, 5, 8, 8) for 2 images)",
+    ),
+    "torchvision's detection": (
+        lambda logits: [{"boxes": torch.zeros(0, 4), "scores": row} for row in logits],
+        "detects objects (a list of dict, dict, with boxes)",
+    ),
+    "Hugging Face's detection": (
+        lambda logits: SimpleNamespace(logits=logits[:, None], pred_boxes=torch.zeros(2, 1, 4)),
+        "detects objects (a SimpleNamespace with logits, pred_boxes, with pred_boxes)",
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", DENSE)
+def test_segmentation_and_detection_are_no_classification(built: Build, kind: str) -> None:
+    wrap, task = DENSE[kind]
+    with pytest.raises(InputError, match=f"^{re.escape(f'Wrapped is no classifier: it {task}; wrap it as one with')}"):
+        FrozenClassifier.from_module(built(wrap), LAYERS, SPEC.preprocessing)
+
+
+def test_a_segmentation_network_is_explained_by_its_mean_logit(built: Build, toy_images: Tensor) -> None:
+    module = built(lambda logits: {"out": logits[..., None, None] * torch.ones(8, 8)})
+    classifier = FrozenClassifier.from_module(
+        module, LAYERS, SPEC.preprocessing, output=lambda value: value["out"].mean((2, 3))
+    )
+    torch.testing.assert_close(
+        classifier.logits(toy_images), plain_twin(module).eval()(classifier.normalise(toy_images))
+    )
+
+
+@pytest.mark.parametrize("broken", [True, False])
+def test_a_network_that_gives_nan_is_refused_with_the_cause(built: Build, broken: bool) -> None:
+    module = built(lambda logits: logits if broken else logits / 0 * 0)
+    if broken:
+        nn.init.constant_(module.head.weight, torch.nan)
+    cause = "its weight head.weight is not finite" if broken else "its weights are finite, its operations are not"
+    with pytest.raises(InputError, match=f"expected finite logits from Wrapped, got NaN for random images: {cause}"):
+        FrozenClassifier.from_module(module, LAYERS, SPEC.preprocessing, name="Wrapped")
+
+
 def test_the_message_says_what_to_check(built: Build) -> None:
     with pytest.raises(InputError, match=r"check the number of classes or class names, and where .* \(output\)$"):
         FrozenClassifier(SPEC, built(lambda logits: logits, classes=6), LAYERS)

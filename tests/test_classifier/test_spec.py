@@ -127,7 +127,7 @@ def test_preprocessing_of_any_shape_and_number_of_channels() -> None:
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"score": "softmin"}, "expected the score softmax or sigmoid, got 'softmin'"),
+        ({"score": "softmin"}, "expected the score softmax or sigmoid or probability, got 'softmin'"),
         ({"class_names": ("cat",)}, "the softmax of a single class is always 1: expected two class names"),
     ],
 )

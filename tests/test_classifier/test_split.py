@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torchvision import models
 
 from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing, TokenLayout
-from tame.classifier.split import SplitClassifier, split_at
+from tame.classifier.split import SplitClassifier, _agrees, split_at
 from tame.utils.checks import InputError
 
 Make = Callable[..., FrozenClassifier]
@@ -273,3 +273,26 @@ def test_gradients_under_autocast(module: Callable[..., nn.Module]) -> None:
         split.after(output * mask, *others).float().square().sum().backward()
     assert mask.grad is not None and mask.grad.isfinite().all() and mask.grad.abs().min() > 0
     assert all(parameter.grad is None for parameter in classifier.parameters())
+
+
+@pytest.mark.parametrize(
+    ("dtype", "error", "agrees"),
+    [
+        (torch.float32, 1e-2, False),
+        (torch.float32, 1e-4, False),
+        (torch.float32, 1e-6, True),
+        (torch.bfloat16, 3e-2, False),
+        (torch.bfloat16, 1e-3, True),
+    ],
+)
+def test_logits_may_differ_by_rounding_only(dtype: torch.dtype, error: float, agrees: bool) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 10))
+
+    class Off(SplitClassifier):
+        def before(self, images: Tensor) -> tuple[Tensor, ...]:
+            return (images,)
+
+        def after(self, *values: Tensor) -> Tensor:
+            return self.classifier.logits(values[0]) * (1 + error)
+
+    assert _agrees(Off(frozen(net.to(dtype), "1")), images(2)) is agrees

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from types import ModuleType
 from typing import Any
@@ -12,20 +13,23 @@ from torchvision.models import VisionTransformer
 
 from tame.classifier import FrozenClassifier, TokenLayout
 from tame.classifier.blocks.transformer import Block, Transformer, exact_graph
+from tame.classifier.outputs import WithOutput
 from tame.utils.checks import InputError
 
 
 def open_transformer(classifier: FrozenClassifier) -> Transformer:
     """Return the operations of a vision transformer with a class token, torchvision's or timm's.
 
-    The classifier does not change; its parameters are shared. Queries, keys and values of torchvision's fused
-    attention are computed from its ``in_proj`` parameters.
+    The classifier does not change; its parameters are shared, those in half or double precision copied in float32.
+    Queries, keys and values of torchvision's fused attention are computed from its ``in_proj`` parameters.
 
     Raises:
         InputError: For another network, one without a class token, or one whose logits differ when its operations are
             run one by one.
     """
     module, name = classifier.module, classifier.spec.name
+    if isinstance(module, WithOutput) and module.only_casts:
+        module = copy.deepcopy(module.network).float()  # relevances divide by small numbers
     timm = sys.modules.get("timm.models.vision_transformer")  # imported if the classifier is timm's
     if isinstance(module, VisionTransformer):
         transformer = _from_torchvision(module, name)
@@ -33,7 +37,7 @@ def open_transformer(classifier: FrozenClassifier) -> Transformer:
         transformer = _from_timm(module, name, timm)
     else:
         raise _refused(f"{type(module).__name__} ({name})")
-    _check_same_answer(classifier, transformer)
+    _check_same_answer(classifier, module, transformer)
     return transformer
 
 
@@ -123,12 +127,12 @@ def _layer_norm(norm: nn.Module, name: str) -> nn.LayerNorm:
     return norm
 
 
-def _check_same_answer(classifier: FrozenClassifier, transformer: Transformer) -> None:
+def _check_same_answer(classifier: FrozenClassifier, module: nn.Module, transformer: Transformer) -> None:
     """Check on a random image that the operations give the classifier's own logits."""
     shape = (1, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
     with exact_graph(images.device), torch.no_grad():
-        expected = classifier.logits(images)
+        expected = module(classifier.normalise(images))
         seen = transformer.run(transformer.embed(classifier.normalise(images)))
     layout = class_token_grid(classifier)
     tokens = layout.prefix + layout.grid[0] * layout.grid[1]

@@ -9,7 +9,8 @@ from typing import Any, get_args
 import torch
 from torch import Tensor, nn
 
-from tame.classifier.outputs import Output, read_logits, resolve_output
+from tame.classifier.outputs import Output, WithOutput, float_type, read_logits, resolve_output
+from tame.classifier.probabilities import infer_score
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.probing.proposal import find_tokens, propose_layers
 from tame.classifier.spec import BackboneSpec, Preprocessing
@@ -41,8 +42,9 @@ def infer_spec(
     """
     preprocessing = override_preprocessing(preprocessing, overrides)
     module = _built(name, build).eval()
-    logits, output = read_logits(module, preprocessing.shape, _output(overrides))
+    logits, output = read_logits(module, preprocessing.shape, _output(overrides), name)
     found = 1 if logits.ndim == 1 else logits.shape[1]
+    score = overrides.score or _infer_score(name, module, preprocessing, logits, output)
     single = found == 1 and overrides.score != "sigmoid"  # one logit separates two classes
     count = overrides.count or (2 if single else found)
     tokens = overrides.tokens or find_tokens(module, preprocessing.shape)
@@ -55,9 +57,18 @@ def infer_spec(
         tokens=tokens,
         weights=weights or {},
         output=output,
-        score=_one_of("score", overrides.score or "softmax", ScoreKind),
+        score=_one_of("score", score, ScoreKind),
     )
     return with_overrides(spec, overrides)
+
+
+def _infer_score(
+    name: str, module: nn.Module, preprocessing: Preprocessing, logits: Tensor, output: Output | None
+) -> ScoreKind:
+    if logits.ndim > 2:
+        return "softmax"
+    network = WithOutput(module, [output]) if output else module
+    return infer_score(name, network, preprocessing.shape, logits, float_type(module))
 
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:

@@ -125,6 +125,8 @@ def layer_table(spec: BackboneSpec, module: nn.Module, show_all: bool = False) -
         ends = {name: index for index, name in enumerate(call.name for call in calls)}
         outputs = {name: last[name].output for name in sorted(last, key=ends.__getitem__)}
         with_gradient = [name for name, output in outputs.items() if _needs_gradient(output)]
+        if not score.requires_grad:
+            with_gradient = []
         hits = reaches_score(score, [outputs[name] for name in with_gradient], spec)
         try:
             proposed, refusal = propose_from(module, calls, score, spec), ""

@@ -34,7 +34,8 @@ class SpecOverrides:
         masking: How images are masked, ``cnn`` or ``vit``.
         tokens: Layout of token sequences.
         output: Where the logits are in the network's return value, see `tame.classifier.outputs.resolve_output`.
-        score: How logits become confidences, ``softmax`` or ``sigmoid``.
+        score: How logits become confidences: ``softmax``, ``sigmoid``, or ``probability`` (the network returns
+            probabilities); default: recognised.
         weights: Path of a state_dict (only in spec files).
     """
 

@@ -10,7 +10,15 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
-from tame.classifier.probing.recorder import Call, positions, random_images, reaches_score, record_calls, recorded_pass
+from tame.classifier.probing.recorder import (
+    Call,
+    layers_hidden,
+    positions,
+    random_images,
+    reaches_score,
+    record_calls,
+    recorded_pass,
+)
 from tame.classifier.spec import BackboneSpec, TokenLayout
 from tame.utils.checks import InputError
 
@@ -48,6 +56,8 @@ def propose_from(
     module: nn.Module, calls: list[Call], score: Tensor, spec: BackboneSpec, count: int = 3
 ) -> tuple[str, ...]:
     """Propose layers as `propose_layers` does, from a recorded pass and its largest logit ``score``."""
+    if why := layers_hidden(module, calls, score):
+        raise InputError(f"{spec.name} {why}; only methods without gradients and layers, such as rise, can explain it")
     calls = [call for call in calls if isinstance(call.output, Tensor) and call.output.requires_grad]
     candidates = _deepest_maps(calls, spec) if spec.tokens is None else _first_norms(calls, module, spec.tokens)
     hits = reaches_score(score, [candidate.output for candidate in candidates], spec)
@@ -57,6 +67,13 @@ def propose_from(
     if not layers:
         raise InputError(f"no feature layers found in {spec.name}; choose them by module name (layers)")
     return tuple(layers)
+
+
+def gradient_cut(spec: BackboneSpec, module: nn.Module) -> str:
+    """Return why the logits of a network have no gradients or its layers cannot be read; empty if neither is so."""
+    with recorded_pass(spec, module) as (calls, score):
+        why = layers_hidden(module, calls, score)
+    return f"{spec.name} {why}; only methods without gradients and layers, such as rise, can explain it" if why else ""
 
 
 def find_tokens(module: nn.Module, shape: tuple[int, int, int]) -> TokenLayout | None:

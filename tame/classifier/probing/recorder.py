@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tame.classifier.layout import channels_first, has_aspect
-from tame.classifier.outputs import Part
+from tame.classifier.outputs import Part, float_type
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
 
@@ -54,7 +54,9 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
 
         return hook
 
-    handles = [part.register_forward_hook(hook_of(path)) for path, part in module.named_modules() if path]
+    parts = [(path, part) for path, part in module.named_modules() if path]
+    hooked = [(path, part) for path, part in parts if not isinstance(part, torch.jit.ScriptModule)]  # it takes no hooks
+    handles = [part.register_forward_hook(hook_of(path)) for path, part in hooked]
     try:
         return calls, module(images)
     except Exception as error:  # a network may reject an input with any error
@@ -69,8 +71,7 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
 def random_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     """Return a fixed standard normal image (1, C, H, W), with the device and dtype of the module's parameters."""
     images = torch.randn((1, *shape), generator=torch.Generator().manual_seed(0))
-    parameter = next(module.parameters(), images)
-    return images.to(parameter.device, parameter.dtype)
+    return images.to(next(module.parameters(), images).device, float_type(module))
 
 
 @contextmanager
@@ -94,6 +95,26 @@ def recorded_pass(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[list[
         finally:
             for weight in zero:
                 weight.data.zero_()
+
+
+def layers_hidden(module: nn.Module, calls: list[Call], score: Tensor) -> str:
+    """Return why a network has no layers or gradients, from a recorded pass with gradients; empty if it has.
+
+    Args:
+        module: The network.
+        calls: The calls of its submodules.
+        score: Its largest logit.
+    """
+    parts = list(module.modules())
+    if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
+        return "is a TorchScript network, whose layers cannot be read"
+    if any("quantized" in type(part).__module__ for part in parts):
+        return "is quantised: its operations have no gradients"
+    if any(isinstance(call.output, Tensor) and call.output.is_inference() for call in calls):
+        return "runs under torch.inference_mode: its logits have no gradients"
+    if not score.requires_grad:
+        return "detaches its logits or runs under torch.no_grad: they have no gradients"
+    return ""
 
 
 def positions(value: Any, spec: BackboneSpec) -> tuple[int, ...] | None:

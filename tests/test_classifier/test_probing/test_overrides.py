@@ -99,7 +99,7 @@ def test_overrides_replace_the_values_of_a_spec() -> None:
     [
         (SpecOverrides(class_names=("cat", "dog")), "expected 5 class names for toy_cnn, got 2"),
         (SpecOverrides(masking="blur"), "expected masking cnn or vit, got 'blur'"),
-        (SpecOverrides(score="tanh"), "expected score softmax or sigmoid, got 'tanh'"),
+        (SpecOverrides(score="tanh"), "expected score softmax or sigmoid or probability, got 'tanh'"),
     ],
 )
 def test_what_contradicts_is_refused(given: SpecOverrides, message: str) -> None:
