@@ -53,15 +53,6 @@ class FrozenClassifier(nn.Module):
     Raises:
         InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
             not return one tensor, or differs between two passes over the same image.
-
-    Example:
-        >>> from torch import nn
-        >>> from tame.classifier import BackboneSpec, Preprocessing
-        >>> spec = BackboneSpec("toy", nn.Identity, Preprocessing(8, 8), class_names=("cat", "dog"))
-        >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
-        >>> logits, (features,) = FrozenClassifier(spec, net, layers=["1"])(torch.rand(5, 3, 8, 8))
-        >>> logits.shape, features.shape
-        (torch.Size([5, 2]), torch.Size([5, 4, 6, 6]))
     """
 
     mean: Tensor
@@ -137,14 +128,6 @@ class FrozenClassifier(nn.Module):
 
         Raises:
             InputError: If the network rejects its input, contradicts these arguments, or has no such layers.
-
-        Example:
-            >>> head = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2)
-            >>> net = nn.Sequential(nn.Conv2d(1, 4, 3), nn.ReLU(), *head)
-            >>> grey = Preprocessing(resize=(20, 30), crop=(20, 30), mean=(0.5,), std=(0.25,))
-            >>> classifier = FrozenClassifier.from_module(net, ["1"], grey, classes=["benign", "malignant"])
-            >>> classifier(torch.rand(5, 1, 20, 30)).logits.shape
-            torch.Size([5, 2])
         """
         overrides = SpecOverrides(
             num_classes=classes if isinstance(classes, int) else None,
