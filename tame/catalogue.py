@@ -1,4 +1,4 @@
-"""What can be named: backbones, methods, metrics, presets and attention mechanisms, each as a table."""
+"""Tables of the registered backbones, methods, metrics, presets and attention mechanisms."""
 
 from __future__ import annotations
 
@@ -32,11 +32,6 @@ _PRESET_SUMMARIES = {
     "tame": "our own choices, measured to be best on small data; the default",
     "paper": "as described in the paper (T-TAME, IEEE Access 2024)",
     "released": "as in the authors' released program",
-}
-_LITE0 = {
-    "summary": "EfficientNet-Lite0, its weights come with a package; the default",
-    "cost": "0.39 G multiply-adds, 4.7 M weights",
-    "paper": "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv:1905.11946",
 }
 _PAPER = re.compile(r"`(?P<title>[^<`]+?)\s*<(?P<url>[^>]+)>`")
 
@@ -98,7 +93,7 @@ def _backbones(pattern: str | None) -> Iterator[Row]:
 
 
 def _backbone(name: str, spec: BackboneSpec) -> Row:
-    described = _LITE0 if name == "efficientnet_lite0" else _of_torchvision(name)
+    described = spec.description or _of_torchvision(name)
     return {
         "name": name,
         "summary": described.get("summary", "registered by its own code"),

@@ -1,4 +1,4 @@
-"""What can be named, as tables."""
+"""Tables of backbones, methods, metrics, presets and attention mechanisms."""
 
 import sys
 

@@ -33,4 +33,9 @@ EFFICIENTNET_LITE0 = BackboneSpec(
     layers={"paper": _STAGES, "released": _STAGES, "proposed": _STAGES},
     cam_layer="_swish",  # the activation module; its last call follows the last convolution
     weights={"imagenet": _load},
+    description={
+        "summary": "EfficientNet-Lite0, its weights come with a package; the default",
+        "cost": "0.39 G multiply-adds, 4.7 M weights",
+        "paper": "EfficientNet: Rethinking Model Scaling for Convolutional Neural Networks, arXiv:1905.11946",
+    },
 )

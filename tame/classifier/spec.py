@@ -132,6 +132,7 @@ class BackboneSpec:
             inferred.
         score: How logits become confidences: ``softmax`` over all classes, ``sigmoid`` per class (multi-label
             classifiers), or ``probability``: the network returns probabilities p, and its logits are log p.
+        description: Its ``summary``, ``cost`` and ``paper``, for the list of backbones.
 
     Raises:
         InputError: For an unknown score, or softmax with a single class.
@@ -150,6 +151,7 @@ class BackboneSpec:
     layer_aliases: Mapping[str, str] = field(default_factory=dict)
     output: Callable[[Any], Tensor] | None = None
     score: ScoreKind = "softmax"
+    description: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.score not in get_args(ScoreKind):

@@ -47,6 +47,7 @@ class Command:
         examples: Command lines for the end of its help.
         positional: Option that is given by its value alone.
         repeatable: Options that may be given several times, one item of their list each.
+        ignored: Options of other commands that a configuration file may hold; they have no effect here.
     """
 
     run: Callable[[Arguments], int]
@@ -54,6 +55,7 @@ class Command:
     examples: tuple[str, ...]
     positional: str | None = None
     repeatable: tuple[str, ...] = ()
+    ignored: tuple[str, ...] = ()
 
     def options(self) -> list[Option]:
         """Return the options of all its functions, each once, with the command line's own defaults."""

@@ -1,4 +1,4 @@
-"""``tame list``: what can be named in the other commands."""
+"""``tame list``: tables of backbones, methods, metrics, presets and attention mechanisms."""
 
 from __future__ import annotations
 

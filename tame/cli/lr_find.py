@@ -23,8 +23,10 @@ def run(arguments: Arguments) -> int:
 COMMAND = Command(
     run=run,
     parts=(Part(lr_find), Part(train, without=WITHOUT), Part(load_classifier, without=("checkpoint",))),
+    ignored=tuple(name for name in WITHOUT if name != "out"),
     examples=(
         "tame lr-find --data photos/",
+        "tame lr-find --config runs/mine/config.json --out runs/mine-lr-find",
         "tame lr-find --backbone resnet50 --data photos/ --min-lr 1e-4 --max-lr 1",
     ),
 )

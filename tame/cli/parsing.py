@@ -45,7 +45,8 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
     files, rest = config_files(line)
     for file in files:
         try:
-            parser.replace_defaults(read_config(file))
+            content = read_config(file)
+            parser.replace_defaults({key: content[key] for key in content if key not in command.ignored})
         except InputError as error:
             known = str(error) if str(file) in str(error) else f"{file}: {error}"
             raise InputError(known) from error

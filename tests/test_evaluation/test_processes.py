@@ -135,7 +135,7 @@ def test_an_image_that_cannot_be_read_ends_both(folder: Path) -> None:
 
 @pytest.mark.slow
 def test_killed_while_two_measure_and_started_again(folder: Path) -> None:
-    """The second process does not measure on alone, and what both had measured is not measured again."""
+    """The second process ends with the first, and a resumed run keeps the finished images of both."""
     arguments = *MEASURED, "--out", "killed", "--devices", "2"
     parts = folder / "killed" / "parts"
     run, started = start(folder, *arguments), time.monotonic()

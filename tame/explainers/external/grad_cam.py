@@ -20,7 +20,7 @@ from tame.explainers.base import CheckedExplainer
 from tame.explainers.cams import cam_layer_of, check_positions
 from tame.explainers.external.explainer import ExternalExplainer
 from tame.explainers.external.isolation import isolated
-from tame.explainers.external.library import find_method, import_library, keyword_arguments
+from tame.explainers.external.lookup import find_method, import_library, keyword_arguments
 from tame.explainers.external.probes import ProbedNetwork, observe
 from tame.explainers.registry import check_names
 from tame.utils.checks import InputError
