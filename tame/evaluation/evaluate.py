@@ -15,7 +15,7 @@ from tame.classifier import FrozenClassifier
 from tame.data import Crop, ImageListDataset
 from tame.evaluation.folder import RunFolder
 from tame.evaluation.map_files import MapFiles
-from tame.evaluation.prepare import MethodChoices, code_of, method_id, method_title, own_arguments, prepare
+from tame.evaluation.prepare import MethodChoices, code_of, method_title, own_arguments, prepare
 from tame.evaluation.processes import Process
 from tame.evaluation.records import Summary
 from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
@@ -240,7 +240,7 @@ def _explain_with(source: CheckedExplainer | MapFiles) -> Any:
 
 
 def _method(source: CheckedExplainer | MapFiles) -> str:
-    return source.folder.resolve().name if isinstance(source, MapFiles) else method_id(source)
+    return source.folder.resolve().name if isinstance(source, MapFiles) else source.name
 
 
 def _title(source: CheckedExplainer | MapFiles) -> str:

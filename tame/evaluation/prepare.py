@@ -15,7 +15,7 @@ from tame.checkpoints.classifier import DEFAULT_BACKBONE, as_classifier, load_cl
 from tame.classifier import FrozenClassifier
 from tame.evaluation.processes import Processes
 from tame.explainers.base import CheckedExplainer
-from tame.explainers.build import MethodName, build_explainer
+from tame.explainers.build import MethodName, build_explainer, resolve_arguments
 from tame.explainers.user_code import ExplainFunction, UserExplainer
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
@@ -100,12 +100,6 @@ def prepare(
     return Prepared(at_layers, explainers, processes)
 
 
-def method_id(explainer: CheckedExplainer) -> str:
-    """Return the name that an explainer's method has in run folders: its id, or the name of its function or class."""
-    code: object = explainer.function if isinstance(explainer, UserExplainer) else explainer
-    return explainer.method or str(getattr(code, "__name__", type(code).__name__))
-
-
 def code_of(explainer: CheckedExplainer) -> str | None:
     """Return a hash of the user's own code, None for methods by name.
 
@@ -123,12 +117,12 @@ def code_of(explainer: CheckedExplainer) -> str | None:
 
 def method_title(explainer: CheckedExplainer) -> str:
     """Return the method's name in the field, or the name of its function or class."""
-    return MethodName.of(explainer.method).title if explainer.method else method_id(explainer)
+    return MethodName.of(explainer.method).title if explainer.method else explainer.name
 
 
 def own_arguments(explainer: CheckedExplainer, preset: str) -> dict[str, Any]:
     """Return the arguments that the user set: all but the checkpoint and those that the preset sets."""
-    chosen = PRESETS.get(preset).method_arguments(method_id(explainer))
+    chosen = PRESETS.get(preset).method_arguments(explainer.name)
     return {
         name: value
         for name, value in explainer.arguments.items()
@@ -143,9 +137,8 @@ def _build(
     if not isinstance(asked, str):
         return build_explainer(at_layers, asked)
     name = MethodName.of(asked)
-    arguments = PRESETS.get(choices.preset).method_arguments(name.name) | dict(choices.arguments.get(name.name, {}))
-    if choices.checkpoint and name.learned and not name.checkpoint:
-        arguments = {"checkpoint": choices.checkpoint} | arguments
+    own = choices.arguments.get(name.name, {})
+    arguments = resolve_arguments(name, PRESETS.get(choices.preset), choices.checkpoint, own)
     return build_explainer(frozen if name.learned else at_layers, asked, **arguments)
 
 

@@ -48,6 +48,11 @@ class CheckedExplainer(ABC):
     def __init__(self, classifier: FrozenClassifier) -> None:
         self.classifier = classifier
 
+    @property
+    def name(self) -> str:
+        """Its name in files: the method that it was built by, otherwise its class."""
+        return self.method or type(self).__name__
+
     def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
         """Explain ``targets`` (B,) on ``images`` (B, C, H, W) in [0, 1].
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from importlib import import_module
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -14,6 +15,7 @@ from tame.explainers.base import CheckedExplainer, naming_cut_gradients
 from tame.explainers.learned import classifier_for
 from tame.explainers.registry import EXPLAINERS, Method, check_arguments, check_names
 from tame.explainers.user_code import ExplainFunction, UserExplainer, load_function
+from tame.presets import Preset
 from tame.utils.checks import InputError
 
 EXTERNAL = {"grad-cam": "tame.explainers.external.grad_cam", "captum": "tame.explainers.external.captum"}
@@ -67,6 +69,27 @@ class MethodName(NamedTuple):
         """Its name in the field; for external libraries and the user's own code, the part after the colon."""
         known = ":" not in self.name and self.name in EXPLAINERS
         return EXPLAINERS.get(self.name).title if known else self.name.partition(":")[2] or self.name
+
+
+def resolve_arguments(
+    method: MethodName, preset: Preset, checkpoint: str | Path | None, arguments: Mapping[str, Any]
+) -> dict[str, Any]:
+    """Return the arguments that a method is built with: its own, and what they leave to the preset and the checkpoint.
+
+    Args:
+        method: The method.
+        preset: Sets arguments that are not given.
+        checkpoint: Used by a trained method that names none itself.
+        arguments: The method's own arguments, which are stronger.
+
+    Example:
+        >>> from tame.presets import PRESETS
+        >>> resolve_arguments(MethodName.of("rise"), PRESETS.get("released"), None, {"masks": 500})
+        {'weighting': 'logit', 'masks': 500}
+    """
+    found = preset.method_arguments(method.name) | dict(arguments)
+    named = method.checkpoint or found.get("checkpoint") or checkpoint
+    return found | {"checkpoint": named} if method.learned and named else found
 
 
 def build_explainer(

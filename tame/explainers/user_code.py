@@ -30,10 +30,20 @@ class UserExplainer(CheckedExplainer):
         super().__init__(classifier)
         self.function = function
 
+    @property
+    def name(self) -> str:
+        """Its name in files: ``package.module:function`` if it was named so, otherwise the function's own."""
+        return self.method or function_name(self.function)
+
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps of the function, which may compute gradients."""
         with torch.inference_mode(False), torch.enable_grad():
             return self.function(images.clone(), targets.clone())  # inference tensors cannot enter a graph
+
+
+def function_name(function: ExplainFunction) -> str:
+    """Return the name of a function; of a callable object, that of its class."""
+    return str(getattr(function, "__name__", type(function).__name__))
 
 
 def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:

@@ -18,10 +18,10 @@ from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.probing.infer_spec import resolve_layers
 from tame.classifier.probing.overrides import overrides_of
 from tame.explainers.base import CheckedExplainer
-from tame.explainers.build import MethodName, build_explainer
+from tame.explainers.build import MethodName, build_explainer, resolve_arguments
 from tame.explainers.learned import method_of
 from tame.explainers.registry import check_arguments, check_names
-from tame.explainers.user_code import ExplainFunction, UserExplainer
+from tame.explainers.user_code import ExplainFunction, function_name
 from tame.inference.batch import NamedExplainer
 from tame.presets import Preset
 from tame.utils.checks import InputError
@@ -159,15 +159,15 @@ class MethodRequest:
         if not isinstance(method, str):
             if not callable(method):
                 raise InputError(f"expected a method (a name, or a function), got {type(method).__name__}")
-            return cls(method, name_of_function(method), None, False, arguments)
+            return cls(method, function_name(method), None, False, arguments)
         written = MethodName.of(method)
-        arguments = preset.method_arguments(written.name) | dict(arguments)
+        arguments = resolve_arguments(written, preset, checkpoint, arguments)
         if known := written.registered:
             check_arguments(written.name, known, arguments)
         if not written.learned:
             return cls(method, method, None, False, arguments)
         shipped = shipped_checkpoint(spec.name) if written.name == "ttame" else None
-        path = written.checkpoint or arguments.get("checkpoint") or checkpoint or shipped
+        path = arguments.get("checkpoint") or shipped
         return cls(method, method, path, True, arguments | {"checkpoint": path})
 
     def build(self, classifier: FrozenClassifier) -> CheckedExplainer:
@@ -209,15 +209,3 @@ def check_checkpoint_is_used(checkpoint: object, requests: Sequence[MethodReques
     if checkpoint and not any(request.learned for request in requests):
         names = ", ".join(request.name for request in requests)
         raise InputError(f"expected a trained method such as ttame for the checkpoint {checkpoint}, got {names}")
-
-
-def name_of_function(function: ExplainFunction) -> str:
-    """Return the name of a user's function; of a callable object, that of its type."""
-    return getattr(function, "__name__", type(function).__name__)
-
-
-def name_of_explainer(explainer: CheckedExplainer) -> str:
-    """Return the name of a built explainer: its method, its function, or its type."""
-    if explainer.method:
-        return explainer.method
-    return name_of_function(explainer.function) if isinstance(explainer, UserExplainer) else type(explainer).__name__

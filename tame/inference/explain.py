@@ -26,7 +26,6 @@ from tame.inference.build import (
     check_checkpoint_is_used,
     check_loading,
     default_method,
-    name_of_explainer,
 )
 from tame.inference.kept import LastBuilt
 from tame.inference.result import Explanation
@@ -91,7 +90,7 @@ def explain(
     chosen = PRESETS.get(preset)
     if isinstance(method, CheckedExplainer):
         _check_built(method, classifier, {"checkpoint": checkpoint, **loading, **arguments})
-        by = NamedExplainer(method.classifier, method, name_of_explainer(method), chosen.name)
+        by = NamedExplainer(method.classifier, method, method.name, chosen.name)
     else:
         sources = [_file(classifier), _file(checkpoint), loading, _file(weights), preset, _code(method), arguments]
         by = _last.get(sources, lambda: _build(classifier, method, checkpoint, loading, chosen, arguments))

@@ -181,9 +181,10 @@ def test_noise_alone_hardly_ever_gives_a_suggestion():
     ("place", "words"), [(3, "Suggested learning rate: --lr 0.0005\n"), (None, "No learning rate can be suggested")]
 )
 def test_the_command_says_what_it_found(find, photographs, tmp_path, monkeypatch, capsys, place, words):
-    """With arguments from a file."""
+    """With arguments from the file of a training, some of which do not matter to a range test."""
     arguments = {"backbone": "toy_cnn", "data": str(photographs), "batch_size": 4, "init_images": 8, "steps": 12}
-    (tmp_path / "config.json").write_text(json.dumps(arguments | {"device": "cpu"}))
+    unused = {"epochs": 3, "lr": 0.5, "limit_val_images": 4, "devices": 2, "resume": False}
+    (tmp_path / "config.json").write_text(json.dumps(arguments | unused | {"device": "cpu"}))
     monkeypatch.setattr(module, "suggest", lambda curve: None if place is None else curve.lrs[place])
     assert main(["lr-find", "--config", "config.json", "--max-lr", "1.25", "--min-lr", "1e-5"]) == 0
     out = capsys.readouterr().out
