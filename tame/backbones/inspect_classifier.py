@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from torch import nn
 
@@ -13,18 +13,15 @@ from tame.classifier.probing.infer_spec import infer_spec
 from tame.classifier.probing.layer_table import LayerTable, layer_table
 from tame.classifier.probing.overrides import overrides_of
 from tame.classifier.shared import buffers_restored, sharing_copy
+from tame.utils.checks import InputError
 
 
 def inspect_classifier(
     model: str | Path | nn.Module | FrozenClassifier,
     *,
     weights: str | Path | None = "random",
-    num_classes: int | None = None,
-    class_names: str | Path | Sequence[str] | None = None,
-    input_size: str | int | Sequence[int] | None = None,
-    mean: Sequence[float] | None = None,
-    std: Sequence[float] | None = None,
     all: bool = False,  # noqa: A002 - the word of the command line
+    **described: Any,
 ) -> LayerTable:
     """List the layers of a classifier, and propose feature layers.
 
@@ -33,13 +30,9 @@ def inspect_classifier(
             network, or a frozen classifier.
         weights: Weights of a backbone that is loaded by name, as in `tame.load_classifier`; random weights suffice to
             list layers and need no download.
-        num_classes: Number of classes; default: the backbone's.
-        class_names: Class names in index order, a file with one per line, or "imagenet"; default: the backbone's.
-        input_size: Side of the classifier's input in pixels, or HEIGHTxWIDTH; default: from the backbone's
-            preprocessing.
-        mean: Mean per channel of images in [0, 1]; default: from the backbone's preprocessing.
-        std: Standard deviation per channel of images in [0, 1]; default: from the backbone's preprocessing.
         all: Show all layers, also those nested in blocks and those without maps or tokens.
+        described: What describes the classifier in `tame.load_classifier`: num_classes, class_names, input_size, mean
+            and std.
 
     Returns:
         The layers. Its ``str`` is a table with the proposed feature layers below it, ``frame()`` a DataFrame.
@@ -52,8 +45,10 @@ def inspect_classifier(
         ('layer2', 'layer3', 'layer4')
     """
     if isinstance(model, FrozenClassifier):
+        if described:
+            raise InputError(f"expected a frozen classifier as it is, got {', '.join(described)} beside it")
         return layer_table(model.spec, model.module, all)
-    overrides = overrides_of(num_classes, class_names, input_size, mean, std)
+    overrides = overrides_of(**described)
     if isinstance(model, nn.Module):
         own = sharing_copy(model)
         with buffers_restored(model, own):

@@ -16,7 +16,7 @@ from tame.checkpoints.classifier import as_classifier, load_classifier
 from tame.checkpoints.native import read_metadata, shipped_checkpoint
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.probing.infer_spec import resolve_layers
-from tame.classifier.probing.overrides import overrides_of
+from tame.classifier.probing.overrides import DESCRIPTION, overrides_of
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.build import MethodName, build_explainer, resolve_arguments
 from tame.explainers.learned import method_of
@@ -32,7 +32,6 @@ logger = logging.getLogger("tame")
 Classifier: TypeAlias = FrozenClassifier | nn.Module | str | Path
 """A classifier, or what `tame.load_classifier` takes as ``backbone``."""
 
-_OVERRIDES = ("num_classes", "class_names", "input_size", "mean", "std")
 _FALLBACK = "gradcam"  # method of backbones without a trained explainer
 
 
@@ -69,7 +68,7 @@ class Backbone:
             InputError: For an unknown backbone, or arguments of loading together with a classifier that is loaded.
         """
         if isinstance(classifier, str | Path):
-            overrides = overrides_of(**{name: loading.get(name) for name in _OVERRIDES})
+            overrides = overrides_of(**{name: loading.get(name) for name in DESCRIPTION})
             return cls(find_spec(classifier, overrides), classifier, loading)
         if refused := sorted(loading.keys() - {"layers", "device"}):
             raise InputError(

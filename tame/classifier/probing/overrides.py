@@ -16,6 +16,10 @@ IMAGENET = "imagenet"
 """Used in place of a file of class names: the 1000 classes of ImageNet."""
 
 
+DESCRIPTION = ("num_classes", "class_names", "input_size", "mean", "std")
+"""Arguments of `overrides_of`, by which a user describes a classifier."""
+
+
 @dataclass(frozen=True)
 class SpecOverrides:
     """Stated properties of a classifier; those that are None are the backbone's own, or inferred from the network.
