@@ -22,7 +22,7 @@ from tame.classifier.outputs import with_output
 from tame.classifier.probing.proposal import propose_layers
 from tame.data import array_to_photo
 from tame.explainers import build_explainer
-from tame.functional.masking import min_max
+from tame.functional.masking import drawable
 from tame.functional.scores import scores
 from tame.types import Explainer
 from tame.utils.checks import InputError, check_images
@@ -214,12 +214,13 @@ class ExplanationLogger(Callback):
         for seen in self._seen:  # batch by batch: sizes may differ
             images = seen.images.to(classifier.mean.device)
             confidences, predicted = scores(classifier.logits(images), classifier.spec.score).max(1)
-            maps = min_max(explain(images, predicted).float())
+            maps, notes = drawable(explain(images, predicted).float())
             pictures += [array_to_photo(image) for image in images]
             overlays += [overlay(picture, each) for picture, each in zip(pictures[-len(maps) :], maps, strict=True)]
-            for index, confidence, label in zip(predicted.tolist(), confidences.tolist(), seen.labels, strict=True):
+            columns = predicted.tolist(), confidences.tolist(), seen.labels, notes
+            for index, confidence, label, note in zip(*columns, strict=True):
                 true = f", true: {names[label]} ({label})" if label >= 0 else ""
-                titles.append(f"{names[index]} ({index}) {100 * confidence:.1f} %{true}")
+                titles.append(f"{names[index]} ({index}) {100 * confidence:.1f} %{true}{f', {note}' if note else ''}")
         return grid([pictures, overlays], column_titles=titles, side=_SIDE)
 
     def _explainer(self, network: nn.Module) -> tuple[FrozenClassifier, Explainer]:

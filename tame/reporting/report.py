@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from PIL import Image
 
-from tame.functional.masking import min_max, upsample
+from tame.functional.masking import drawable, upsample
 from tame.reporting import report_tables
 from tame.reporting.report_tables import tag
 from tame.reporting.results import Table
@@ -59,7 +59,7 @@ def write_report(
 ) -> Path:
     """Write a comparison as one HTML file that needs no network and no server.
 
-    Maps are min-max scaled (a constant or invalid one becomes all ones) and stored as small grey pictures. The browser
+    Maps are min-max scaled (see `tame.functional.masking.drawable`) and stored as small grey pictures. The browser
     upsamples their values and then colours them, as `tame.visualize.overlay` does. The same numbers make the same file.
 
     Args:
@@ -201,12 +201,10 @@ def _view(view: View) -> dict[str, Any]:
 
 def _map(values: np.ndarray) -> dict[str, str]:
     """Return a map as a grey picture, and a note where it is constant or invalid."""
-    if not np.isfinite(values).all():
-        values, note = np.ones_like(values), "invalid map"
-    else:
-        note = "constant map" if values.min() == values.max() else ""
+    scaled, (found,) = drawable(torch.from_numpy(values)[None])
+    note = found or ("constant map" if values.min() == values.max() else "")
     factor = -(-_SMOOTH_SIDE // max(values.shape))
-    scaled = upsample(min_max(torch.from_numpy(values)[None]), (factor * values.shape[0], factor * values.shape[1]))[0]
+    scaled = upsample(scaled, (factor * values.shape[0], factor * values.shape[1]))[0]
     picture = Image.fromarray(scaled.mul(255).round().byte().numpy())
     picture.thumbnail((_MAP_SIDE, _MAP_SIDE), Image.Resampling.BILINEAR)
     return {"src": _url(picture, "PNG", optimize=True), "note": note}

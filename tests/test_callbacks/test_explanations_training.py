@@ -147,3 +147,14 @@ def test_precisions(tmp_path: Path, precision: str) -> None:
     run = trainer(ExplanationLogger(SPEC, "net", n=2), tmp_path, precision=precision, max_epochs=1)
     run.fit(Training(), pairs(), pairs())
     assert drawn(tmp_path) == ["val-epoch=0-step=3.png"]
+
+
+def test_a_map_without_evidence_is_said_in_its_title(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, titles: list[str]
+) -> None:
+    from tame.explainers import EXPLAINERS, Method
+
+    nothing = Method("Nothing", "zeros", "none", lambda classifier: Control(classifier, lambda x: 0 * all_ones_maps(x)))
+    monkeypatch.setitem(EXPLAINERS._entries, "nothing", nothing)
+    trainer(ExplanationLogger(SPEC, "net", "nothing"), tmp_path).validate(Training(), pairs(), verbose=False)
+    assert titles and all(title.endswith(", no positive evidence") for title in titles)

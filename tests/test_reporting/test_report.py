@@ -233,13 +233,18 @@ def test_explorer_is_complete(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("values", "note"), [(np.full((3, 3), -2.0), "constant map"), (np.array([[0.0, np.nan]]), "invalid map")]
+    ("values", "note", "grey"),
+    [
+        (np.full((3, 3), -2.0), "no positive evidence", 0),
+        (np.array([[0.0, np.nan]]), "invalid map", 0),
+        (np.full((3, 3), 2.0), "constant map", 255),
+    ],
 )
-def test_maps_that_say_nothing_are_all_ones_and_noted(tmp_path: Path, values: np.ndarray, note: str) -> None:
+def test_maps_that_show_nothing_are_noted(tmp_path: Path, values: np.ndarray, note: str, grey: int) -> None:
     given = [views()[0]._replace(maps={("ttame", 4): values})]
     found = Page(write_report(tmp_path / "report.html", table_of(tmp_path), None, given)).data["views"][0]
     assert found["maps"]["ttame"]["4"]["note"] == note
-    assert (np.asarray(picture(found["maps"]["ttame"]["4"]["src"])) == 255).all()
+    assert (np.asarray(picture(found["maps"]["ttame"]["4"]["src"])) == grey).all()
 
 
 @pytest.mark.parametrize(("shape", "size"), [((600, 300), (128, 256)), ((60, 60), (60, 60)), ((1, 1), (56, 56))])
