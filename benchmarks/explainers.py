@@ -28,7 +28,7 @@ from torch import Tensor
 from tame.backbones import load_backbone
 from tame.classifier import FrozenClassifier
 from tame.classifier.cost import PassCounter
-from tame.explainers import build_explainer
+from tame.explainers import EXPLAINERS, build_explainer
 from tame.explainers.rise import RISE
 
 LIBRARY = {"gradcam": GradCAM, "gradcam++": GradCAMPlusPlus, "scorecam": ScoreCAM, "ablationcam": AblationCAM}
@@ -92,8 +92,9 @@ def measure(classifier: FrozenClassifier, layer: str, rise_masks: int, turns: in
     for method in (*LIBRARY, "layercam", "iia", "integrated_gradients", "rise"):
         if method == "scorecam" and not slow:
             continue
-        arguments = {"masks": rise_masks} if method == "rise" else {"layer": layer}
-        explainer = build_explainer(classifier, method, **arguments)
+        ours = {"masks": rise_masks, "layer": layer}
+        taken = EXPLAINERS.get(method).arguments
+        explainer = build_explainer(classifier, method, **{name: ours[name] for name in ours if name in taken})
         others: dict[str, Call] = {}
         if method in LIBRARY and (slow or method != "ablationcam"):
             others[method] = library_call(classifier, method, layer, image, target)

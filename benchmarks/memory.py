@@ -64,10 +64,10 @@ def cost_of(command: list[str], keep: bool) -> Cost:
 
 
 def folder_of(data: str, out: Path) -> Path:
-    """Return the folder of photographs, else one with the two bundled ones, many times."""
+    """Return the folder of images, by default one with many copies of the two bundled images."""
     if data:
         return Path(data)
-    folder = out / "photographs"
+    folder = out / "images"
     folder.mkdir()
     for number in range(IMAGES // 2):
         for file in bundled_images():

@@ -1,6 +1,6 @@
 """ROAD's imputation beside the two ways there are, in one run on the same images and maps.
 
-For a batch of photographs (224 x 224, all seven percentages, both orders) it times, as seconds per image:
+For a batch of images (224 x 224, all seven percentages, both orders) it times, as seconds per image:
 
 - `grad-cam`: the imputer of the library of that name, as its ROAD calls it, one image and percentage at a time;
 - `scipy`: a sparse direct solve of each image and percentage, all channels together;
@@ -43,8 +43,8 @@ from tests.literal_road import direct_imputation
 BATCH = 8
 
 
-def photographs(folder: str, count: int, crop: Crop) -> Tensor:
-    """Return images (count, C, H, W): of the folder, else the two bundled ones in several turns and mirrorings."""
+def load_images(folder: str, count: int, crop: Crop) -> Tensor:
+    """Return images (count, C, H, W): of the folder, else the two bundled ones rotated and mirrored."""
     if folder:
         files = [entry.path for entry in walk_images(folder)][:count]
         return torch.stack([crop(load_image(file)) for file in files])
@@ -119,7 +119,7 @@ def main() -> None:
     classifier = load_classifier(device=options.device)
     crop = Crop.of(classifier.spec.preprocessing)
     with torch.inference_mode():
-        images = photographs(options.data, 1 if options.quick else BATCH, crop).to(options.device)
+        images = load_images(options.data, 1 if options.quick else BATCH, crop).to(options.device)
         maps = load_explainer(classifier)(images, classifier.logits(images).argmax(1))
         scaled = scale_and_upsample(maps, (images.shape[-2], images.shape[-1]), "minmax")
         removed = torch.cat([remove_exactly(scaled, REMOVES, order) for order in ORDERS], 1)
