@@ -220,7 +220,7 @@ def test_one_slider_moves_all_opacities(opened: Open) -> None:
 def test_overlays_are_those_of_visualize(opened: Open) -> None:
     page = opened()
     view = views()[0]
-    shown = {"ttame": min_max(torch.tensor(view.maps["ttame", 4])[None])[0], "flat": torch.zeros(7, 7)}  # no positive evidence
+    shown = {"ttame": min_max(torch.tensor(view.maps["ttame", 4])[None])[0], "flat": torch.zeros(7, 7)}
     for look, alpha in (("jet", 1.0), ("viridis", 0.5)):
         page.get_by_label("Display").select_option(look)
         page.get_by_label("Opacity").fill(str(int(100 * alpha)))
