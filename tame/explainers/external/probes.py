@@ -30,9 +30,9 @@ class Observed(NamedTuple):
 class ProbedNetwork(nn.Module):
     """A classifier's network with a probe after each target layer: an identity that a library can hook or replace.
 
-    A probe sees the layer's output at its last call as a map (B, C, h, w), whether the layer returns maps, channels
-    last, or tokens; prefix tokens bypass it. What follows works on a copy, so that in-place operations do not reach
-    what the library stored. The logits do not change.
+    A probe sees the layer's output, at a module's last call or the call that is named, as a map (B, C, h, w),
+    whether the layer returns maps, channels last, or tokens; prefix tokens bypass it. What follows works on a copy,
+    so that in-place operations do not reach what the library stored. The logits do not change.
 
     Call it inside `isolated`, which removes the hooks on the layers.
 
