@@ -206,11 +206,11 @@ def modules_of_nodes(module: nn.Module, nodes: Sequence[str]) -> list[str]:
     Raises:
         InputError: For a node that is not the last call of its module: a module stands for its last output.
     """
-    _, paths = trace(module)
-    calls = {path: node for node, path in paths.items() if node.op == "call_module"}
+    traced = trace(module)
+    calls = {path: node for node, path in traced.paths.items() if node.op == "call_module"}
     found = [str(calls[name].target) if name in calls else name for name in nodes]
     for name, layer in zip(nodes, found, strict=True):
-        if name in calls and layer_node(module, layer, paths) is not calls[name]:
+        if name in calls and layer_node(module, layer, traced) is not calls[name]:
             raise InputError(f"the layer {name} of the file is not the last call of the module {layer}")
     return found
 

@@ -7,16 +7,16 @@ import logging
 import math
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
-from difflib import get_close_matches
-from typing import Any
+from typing import Any, NamedTuple
 from weakref import WeakSet
 
 import torch
 import torchvision
 from torch import Tensor, nn
-from torch.fx import Graph, GraphModule, Node
+from torch.fx import Graph, GraphModule, Node, Proxy
 from torchvision.models.feature_extraction import NodePathTracer
 
+from tame.classifier.calls import call_hook, check_layer, split_call
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -31,13 +31,13 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule | H
     message.
 
     Parameters are shared with ``module``. Layers are named by their modules: the tracer's own node names drop a
-    trailing ``_1`` (module ``ln_2`` becomes node ``ln_1``) and are never used. If a module is called several times, the
-    output of its last call is read. Later operations get a copy of a feature, so that in-place ones do not overwrite
-    it. Gradients of the logits reach the features.
+    trailing ``_1`` (module ``ln_2`` becomes node ``ln_1``) and are never used. If a module is called several times,
+    ``name#1`` is its first call, and its plain name means the last one. Later operations get a copy of a feature, so
+    that in-place ones do not overwrite it. Gradients of the logits reach the features.
 
     Args:
         module: A classifier, in eval mode.
-        layers: Names as in ``module.named_modules()``.
+        layers: Names as in ``module.named_modules()``, or of single calls, see `tame.classifier.calls`.
 
     Raises:
         InputError: If the classifier does not return one tensor, a layer does not exist or is not reached by the
@@ -47,11 +47,11 @@ def build_extractor(module: nn.Module, layers: Sequence[str]) -> GraphModule | H
         check_layer(module, layer)
     if module not in _UNTRACEABLE:
         try:
-            graph, paths = trace(module)
+            traced = trace(module)
         except InputError as error:
             use_hooks(module, str(error))
         else:
-            return _graph_extractor(module, layers, graph, paths)
+            return _graph_extractor(module, layers, traced)
     return HookedExtractor(module, layers)
 
 
@@ -85,8 +85,8 @@ class HookedExtractor(nn.Module):
         features: dict[int, Any] = {}
         passed_on: dict[int, Any] = {}
 
-        def hook_of(index: int) -> Callable[[nn.Module, object, object], object]:
-            def hook(_module: nn.Module, _arguments: object, output: object) -> object:
+        def hook_of(index: int) -> Callable[[object], object]:
+            def hook(output: object) -> object:
                 features[index], passed_on[index] = output, _copy(output)
                 return passed_on[index]
 
@@ -94,7 +94,7 @@ class HookedExtractor(nn.Module):
 
         with ExitStack() as stack:
             for index, layer in enumerate(self.layers):
-                stack.callback(self.module.get_submodule(layer).register_forward_hook(hook_of(index)).remove)
+                stack.enter_context(call_hook(self.module, layer, hook_of(index)))
             logits = self.module(inputs)
         for index, layer in enumerate(self.layers):
             if index not in features:
@@ -106,9 +106,10 @@ class HookedExtractor(nn.Module):
         return {str(index): features[index] for index in range(len(self.layers))} | {"logits": logits}
 
 
-def _graph_extractor(module: nn.Module, layers: Sequence[str], graph: Graph, paths: dict[Node, str]) -> GraphModule:
+def _graph_extractor(module: nn.Module, layers: Sequence[str], traced: Traced) -> GraphModule:
     """Return the traced graph with the layers' outputs and the logits as its outputs."""
-    features = [layer_node(module, layer, paths) for layer in layers]
+    graph = traced.graph
+    features = [layer_node(module, layer, traced) for layer in layers]
     if len(set(features)) < len(features):
         raise _same_output(layers)
     for feature in features:
@@ -128,7 +129,7 @@ def _graph_extractor(module: nn.Module, layers: Sequence[str], graph: Graph, pat
 
 
 def hooked_outputs(module: nn.Module, layers: Sequence[str], inputs: Tensor) -> list[Any]:
-    """Run ``module`` without gradients and return copies of the outputs of each layer's last call."""
+    """Run ``module`` without gradients and return copies of the outputs of layers."""
     return hooked_outputs_and_result(module, layers, inputs)[0]
 
 
@@ -136,19 +137,19 @@ def hooked_outputs_and_result(module: nn.Module, layers: Sequence[str], inputs: 
     """Run ``module`` without gradients and read layers with forward hooks.
 
     Returns:
-        Copies of the outputs of each layer's last call, and the module's return value.
+        Copies of the layers' outputs (of a plain name: of the module's last call), and the module's return value.
 
     Raises:
         InputError: If a layer is not reached by the forward pass.
     """
     outputs: dict[str, Any] = {}
 
-    def hook_of(layer: str) -> Callable[[nn.Module, object, object], None]:
-        return lambda _module, _arguments, output: outputs.update({layer: _copy(output)})
+    def hook_of(layer: str) -> Callable[[object], None]:
+        return lambda output: outputs.update({layer: _copy(output)})
 
     with ExitStack() as stack:
         for layer in layers:
-            stack.callback(module.get_submodule(layer).register_forward_hook(hook_of(layer)).remove)
+            stack.enter_context(call_hook(module, layer, hook_of(layer)))
         with torch.no_grad():
             result = module(inputs)
     for layer in layers:
@@ -180,8 +181,41 @@ def first_difference(extractor: nn.Module, inputs: Tensor, expected: Sequence[Te
     return 0
 
 
-def trace(module: nn.Module) -> tuple[Graph, dict[Node, str]]:
-    """Trace ``module``; return the graph and the qualified name of every node (its module's path, then its own name).
+class Traced(NamedTuple):
+    """A traced network.
+
+    Attributes:
+        graph: Its graph.
+        paths: Qualified name of every node (its module's path, then its own name), in the order of execution.
+        calls: By module name, the node that ends each of its calls, in order; None where the call returns no node.
+    """
+
+    graph: Graph
+    paths: dict[Node, str]
+    calls: dict[str, list[Node | None]]
+
+
+class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
+    """Records where in the graph each call of a module ends."""
+
+    def __init__(self) -> None:
+        super().__init__(leaf_modules=[], autowrap_modules=(math, torchvision.ops))
+        self.calls: dict[str, list[Node | None]] = {}
+
+    def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
+        """Trace one call."""
+        before = len(self.graph.nodes)
+        result = super().call_module(m, forward, args, kwargs)
+        if len(self.graph.nodes) > before:  # the last operation: the returned value may have been changed in place
+            end = next(iter(reversed(self.graph.nodes)))
+        else:
+            end = result.node if isinstance(result, Proxy) else None
+        self.calls.setdefault(self.path_of_module(m), []).append(end)
+        return result
+
+
+def trace(module: nn.Module) -> Traced:
+    """Trace ``module``.
 
     No module is treated as a leaf, so that layers inside torch's and torchvision's own blocks can be read too.
     ``GraphModule(module, graph)`` runs the graph.
@@ -189,7 +223,7 @@ def trace(module: nn.Module) -> tuple[Graph, dict[Node, str]]:
     Raises:
         InputError: For a module that cannot be traced.
     """
-    tracer = NodePathTracer(leaf_modules=[], autowrap_modules=(math, torchvision.ops))
+    tracer = _Tracer()
     try:
         # trace a copy that shares parameters and buffers: a forward pass that caches values would cache proxies
         shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
@@ -201,30 +235,18 @@ def trace(module: nn.Module) -> tuple[Graph, dict[Node, str]]:
     except Exception as error:  # a forward pass may fail on the tracer's proxies with any error
         reason = " ".join(str(error).split())
         raise InputError(f"{type(module).__name__} cannot be traced by torch.fx: {reason}") from error
-    return graph, dict(tracer.node_to_qualname)
+    return Traced(graph, dict(tracer.node_to_qualname), tracer.calls)
 
 
-def check_layer(module: nn.Module, layer: str) -> None:
-    """Check that ``module`` has a submodule called ``layer``.
-
-    Raises:
-        InputError: If it has none, listing similar names.
-    """
-    known = dict(module.named_modules())
-    if layer not in known:
-        near = get_close_matches(layer, known, n=3)
-        similar = ", ".join(near) or "none"
-        raise InputError(f"{layer!r} is not a layer of {type(module).__name__}; similar names: {similar}")
-
-
-def layer_node(module: nn.Module, layer: str, paths: dict[Node, str]) -> Node:
-    """Return the graph node that computes the output of ``layer``; ``paths`` is in the order of execution."""
+def layer_node(module: nn.Module, layer: str, traced: Traced) -> Node:
+    """Return the graph node that computes the output of ``layer``."""
     check_layer(module, layer)
-    calls = [node for node in paths if node.op == "call_module" and node.target == layer]
-    inside = [node for node, path in paths.items() if path.startswith(f"{layer}.")]
-    if not (calls or inside):
+    path, number = split_call(layer)
+    ends = traced.calls.get(path, [])
+    end = ends[(number or len(ends)) - 1] if 0 < (number or 1) <= len(ends) else None
+    if end is None:
         raise _never_reached(module, layer)
-    return (calls or inside)[-1]
+    return end
 
 
 def _never_reached(module: nn.Module, layer: str) -> InputError:

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
+from tame.classifier.calls import count_calls, split_call
 from tame.classifier.extractor import (
     HookedExtractor,
     build_extractor,
@@ -41,7 +42,8 @@ class FrozenClassifier(nn.Module):
         spec: Specification of the classifier.
         module: The trained network, frozen in place. It returns logits (B, K), or a value in which
             `tame.classifier.outputs.with_output` finds them.
-        layers: Names of the feature layers (modules whose outputs are read), earliest first.
+        layers: Names of the feature layers (modules whose outputs are read), earliest first; ``pool#1`` is the first
+            call of a module that runs several times, and its plain name means the last.
         weights: Name of the weights, for checkpoints and run folders: a published name, the path of a file,
             ``random``, or ``given`` for a module that the caller built.
         layers_named: Whether the user chose these layers. If not, the layers of a preset or checkpoint replace them.
@@ -264,6 +266,18 @@ class FrozenClassifier(nn.Module):
         masks = upsample(maps, (height, width))
         return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
+    def _say_last_calls(self, counts: Mapping[str, int]) -> None:
+        """Log which named layers are modules that are called several times, except where the spec says so."""
+        said = {self.spec.cam_layer, *(layer for layers in self.spec.layers.values() for layer in layers)}
+        for layer, count in counts.items():
+            if count > 1 and split_call(layer)[1] is None and layer not in said:
+                logger.warning(
+                    "%s is called %d times: the output of its last call is read; %s#1 names the first call",
+                    layer,
+                    count,
+                    layer,
+                )
+
     def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
         feature = feature.float() if self.casts else feature
         if feature.ndim == 3 and self.spec.tokens is not None:
@@ -281,7 +295,9 @@ class FrozenClassifier(nn.Module):
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
-            expected, logits = hooked_outputs_and_result(self.module, self._layers, inputs)
+            with count_calls(self.module, self._layers) as counts:
+                expected, logits = hooked_outputs_and_result(self.module, self._layers, inputs)
+            self._say_last_calls(counts)
             for layer, output in zip(self._layers, expected, strict=True):
                 if not isinstance(output, Tensor):
                     raise InputError(f"layer {layer!r} returns a {type(output).__name__}: expected one tensor")

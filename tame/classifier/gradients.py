@@ -7,8 +7,9 @@ from dataclasses import replace
 from typing import NamedTuple
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
+from tame.classifier.calls import call_hook
 from tame.classifier.frozen import FrozenClassifier
 from tame.classifier.layout import channels_first
 from tame.utils.checks import InputError
@@ -33,7 +34,7 @@ def graph_from(classifier: FrozenClassifier, layer: str, images: Tensor) -> tupl
 
     Args:
         classifier: The classifier.
-        layer: Module name; the output of its last call is used.
+        layer: Module name (the output of its last call is used), or one call of a module such as ``pool#1``.
         images: (B, C, H, W) in [0, 1].
 
     Returns:
@@ -41,17 +42,13 @@ def graph_from(classifier: FrozenClassifier, layer: str, images: Tensor) -> tupl
     """
     leaf = torch.empty(0)
 
-    def restart_graph(_module: nn.Module, _args: object, output: Tensor) -> Tensor:
+    def restart_graph(output: Tensor) -> Tensor:
         nonlocal leaf
         leaf = output.detach().requires_grad_()
         return leaf.clone()  # an in-place activation may follow, and a leaf must not be modified in place
 
-    with torch.inference_mode(False), torch.enable_grad():
-        handle = classifier.module.get_submodule(layer).register_forward_hook(restart_graph)
-        try:
-            logits = classifier.logits(images.detach().clone())  # inference tensors cannot enter a graph
-        finally:
-            handle.remove()
+    with torch.inference_mode(False), torch.enable_grad(), call_hook(classifier.module, layer, restart_graph):
+        logits = classifier.logits(images.detach().clone())  # inference tensors cannot enter a graph
     return leaf, logits
 
 

@@ -121,7 +121,8 @@ class BackboneSpec:
         preprocessing: Resize, crop, interpolation, mean and std.
         class_names: One name per class, in index order.
         layers: Layer sets by name (``paper``, ``released``, ``proposed``), each a tuple of module names, earliest
-            first. The output of a module's last call is read. If a set is missing, feature layers are proposed.
+            first. A plain name means the module's last call, ``pool#1`` its first. If a set is
+            missing, feature layers are proposed.
         cam_layer: Target layer of the CAM methods; default: the last feature layer.
         masking: How images are masked for this classifier, ``cnn`` or ``vit``, see `tame.functional.masking`.
         tokens: Layout of token sequences; None for classifiers that work on feature maps.

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import Graph, GraphModule, Interpreter, Node
 
+from tame.classifier.calls import call_hook
 from tame.classifier.extractor import hooked_outputs, layer_node, trace
 from tame.classifier.frozen import FrozenClassifier
 from tame.classifier.outputs import float_type
@@ -80,7 +81,7 @@ def split_at(classifier: FrozenClassifier, layer: str) -> SplitClassifier:
 
     Args:
         classifier: The classifier.
-        layer: Module name; the output of its last call is used.
+        layer: Module name (the output of its last call is used), or one call of a module such as ``pool#1``.
 
     Raises:
         InputError: If the layer does not exist, or the logits do not depend on it.
@@ -148,10 +149,11 @@ def _traced(classifier: FrozenClassifier, layer: str, images: Tensor) -> SplitCl
     """Split the traced graph; return None if the network cannot be traced or its graph fails to run."""
     module = classifier.module
     try:
-        graph, paths = trace(module)
+        traced = trace(module)
     except InputError:
         return None
-    target = layer_node(module, layer, paths)
+    graph = traced.graph
+    target = layer_node(module, layer, traced)
     nodes = list(graph.nodes)
     logits = nodes.pop().args[0]
 
@@ -227,14 +229,14 @@ def _agrees(split: SplitClassifier, images: Tensor) -> bool:
 
 
 class _ReplacedOutput(SplitClassifier):
-    """The whole network, run with the output of the layer's last call replaced; `before` passes on its inputs."""
+    """The whole network, run with the output of the layer replaced; `before` passes on its inputs."""
 
     def __init__(self, classifier: FrozenClassifier, layer: str, images: Tensor) -> None:
         super().__init__(classifier)
         (self.layer,) = classifier.with_layers((layer,)).layers  # checks that the layer exists and is reached
         self.calls = 0
 
-        def count(_module: nn.Module, _args: object, _output: Tensor) -> None:
+        def count(_output: Tensor) -> None:
             self.calls += 1
 
         self._run(count, classifier.normalise(images))
@@ -251,7 +253,7 @@ class _ReplacedOutput(SplitClassifier):
         output = self._cast(output)
         left = self.calls
 
-        def replace(_module: nn.Module, _args: object, _output: Tensor) -> Tensor | None:
+        def replace(_output: Tensor) -> Tensor | None:
             nonlocal left
             left -= 1
             return None if left else output.clone()  # see `_SplitGraph.after`
@@ -259,9 +261,6 @@ class _ReplacedOutput(SplitClassifier):
         return self._run(replace, inputs)
 
     def _run(self, hook: Callable[..., Tensor | None], inputs: Tensor) -> Tensor:
-        handle = self.classifier.module.get_submodule(self.layer).register_forward_hook(hook)
-        try:
+        with call_hook(self.classifier.module, self.layer, hook):
             logits: Tensor = self.classifier.module(inputs)
-        finally:
-            handle.remove()
         return logits

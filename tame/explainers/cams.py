@@ -25,7 +25,7 @@ def activations_and_gradients(
 
     Args:
         classifier: The classifier.
-        layer: Module name; the output of its last call is used.
+        layer: Module name (the output of its last call is used), or one call of a module such as ``pool#1``.
         images: (B, C, H, W) in [0, 1].
         targets: Class t of each image, (B,).
 

@@ -25,10 +25,10 @@ _IDLE = (nn.Identity.__name__, nn.Dropout.__name__)
 
 @dataclass(frozen=True)
 class LayerInfo:
-    """One layer of a classifier, as observed in its last call.
+    """One layer of a classifier: one call of a module.
 
     Attributes:
-        name: As in ``named_modules()``.
+        name: As in ``named_modules()``, with the number of the call for modules called several times (``pool#1``).
         kind: Class name of the module.
         shape: Shape of its output for one image, without the batch axis; None if the output is no tensor.
         reaches: Whether most positions of the map or token sequence have a gradient of the logits.
@@ -52,7 +52,7 @@ class LayerTable:
 
     Attributes:
         spec: Specification of the classifier.
-        layers: Layers in the order in which their last calls end.
+        layers: Layers in the order in which their calls end.
         traced: Whether the proposed layers are read from a graph traced by `torch.fx`, otherwise with forward hooks.
         refusal: Reason why no layers are proposed; empty if some are.
         show_all: Print all layers; otherwise those that return maps or tokens, change their input, and are nested no
@@ -120,31 +120,29 @@ def layer_table(spec: BackboneSpec, module: nn.Module, show_all: bool = False) -
         [('0', (4, 6, 6)), ('1', (4, 6, 6))]
     """
     module = with_output(spec, module)
-    with recorded_pass(spec, module) as (calls, score):
-        last = {call.name: call for call in calls}
-        ends = {name: index for index, name in enumerate(call.name for call in calls)}
-        outputs = {name: last[name].output for name in sorted(last, key=ends.__getitem__)}
-        with_gradient = [name for name, output in outputs.items() if _needs_gradient(output)]
-        if not score.requires_grad:
+    with recorded_pass(spec, module) as recorded:
+        with_gradient = [call for call in recorded.calls if _needs_gradient(call.output)]
+        if not recorded.score.requires_grad:
             with_gradient = []
-        hits = reaches_score(score, [outputs[name] for name in with_gradient], spec)
+        hits = reaches_score(recorded.score, [call.output for call in with_gradient], spec)
         try:
-            proposed, refusal = propose_from(module, calls, score, spec), ""
+            proposed, refusal = propose_from(module, recorded, spec), ""
         except InputError as error:
             proposed, refusal = (), str(error)
-    reaching = {name for name, hit in zip(with_gradient, hits, strict=True) if hit}
-    cam = spec.cam_layer or (proposed[-1] if proposed else None)
+    reaching = {call.name for call, hit in zip(with_gradient, hits, strict=True) if hit}
+    last = {call.path: call.name for call in recorded.calls}  # a plain name means the last call
+    cam = last.get(spec.cam_layer or "", spec.cam_layer) or (proposed[-1] if proposed else None)
     layers = [
         LayerInfo(
-            name=name,
-            kind=type(last[name].module).__name__,
-            shape=tuple(output.shape[1:]) if isinstance(output, Tensor) else None,
-            reaches=name in reaching,
-            possible=name in reaching and _gives_map(output, spec),
-            proposed=name in proposed,
-            cam=name == cam,
+            name=call.name,
+            kind=type(call.module).__name__,
+            shape=tuple(call.output.shape[1:]) if isinstance(call.output, Tensor) else None,
+            reaches=call.name in reaching,
+            possible=call.name in reaching and _gives_map(call.output, spec),
+            proposed=call.name in proposed,
+            cam=call.name == cam,
         )
-        for name, output in outputs.items()
+        for call in recorded.calls
     ]
     return LayerTable(spec, layers, _is_traced(spec, module, proposed), refusal, show_all)
 

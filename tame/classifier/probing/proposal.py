@@ -5,13 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable
 from itertools import accumulate
-from typing import NamedTuple
 
 import torch
 from torch import Tensor, nn
 
+from tame.classifier.calls import split_call
+from tame.classifier.probing.parallel import Candidate, Choice, beside, choose, say_choices
 from tame.classifier.probing.recorder import (
     Call,
+    RecordedPass,
     layers_hidden,
     positions,
     random_images,
@@ -24,13 +26,6 @@ from tame.utils.checks import InputError
 
 MAX_PREFIX = 16
 """Largest number of prefix tokens that is considered: class token, distillation token, registers."""
-
-
-class Candidate(NamedTuple):
-    """A layer that can be a feature layer, and its output."""
-
-    name: str
-    output: Tensor
 
 
 def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tuple[str, ...]:
@@ -48,31 +43,36 @@ def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tup
     Raises:
         InputError: If no layer qualifies, or most of the network works on tokens of unknown layout.
     """
-    with recorded_pass(spec, module) as (calls, score):
-        return propose_from(module, calls, score, spec, count)
+    with recorded_pass(spec, module) as recorded:
+        return propose_from(module, recorded, spec, count)
 
 
-def propose_from(
-    module: nn.Module, calls: list[Call], score: Tensor, spec: BackboneSpec, count: int = 3
-) -> tuple[str, ...]:
-    """Propose layers as `propose_layers` does, from a recorded pass and its largest logit ``score``."""
-    if why := layers_hidden(module, calls, score):
+def propose_from(module: nn.Module, recorded: RecordedPass, spec: BackboneSpec, count: int = 3) -> tuple[str, ...]:
+    """Propose layers as `propose_layers` does, from a recorded pass."""
+    if why := layers_hidden(module, recorded):
         raise InputError(f"{spec.name} {why}; only methods without gradients and layers, such as rise, can explain it")
-    calls = [call for call in calls if isinstance(call.output, Tensor) and call.output.requires_grad]
-    candidates = _deepest_maps(calls, spec) if spec.tokens is None else _first_norms(calls, module, spec.tokens)
-    hits = reaches_score(score, [candidate.output for candidate in candidates], spec)
-    layers = [candidate.name for candidate, hit in zip(candidates, hits, strict=True) if hit][-count:]
+    calls = [call for call in recorded.calls if isinstance(call.output, Tensor) and call.output.requires_grad]
+    tokens = spec.tokens
+    pools = _deepest_maps(calls, spec) if tokens is None else [_first_norms(calls, module, tokens)]
+    choices = list[Choice]()
+    for pool in reversed(pools):
+        hits = reaches_score(recorded.score, [candidate.output for candidate in pool], spec)
+        reaching = [candidate for candidate, hit in zip(pool, hits, strict=True) if hit]
+        if reaching and len(choices) < count and (tokens or hits[-1]):
+            choices.insert(0, choose(reaching, recorded.images, spec, count if tokens else 1))
+    layers = [candidate.name for choice in choices for candidate in choice.read]
     if spec.tokens is None:
         _check_mostly_maps(calls, layers, spec)
     if not layers:
         raise InputError(f"no feature layers found in {spec.name}; choose them by module name (layers)")
+    say_choices(choices, spec.name)
     return tuple(layers)
 
 
 def gradient_cut(spec: BackboneSpec, module: nn.Module) -> str:
     """Return why the logits of a network have no gradients or its layers cannot be read; empty if neither is so."""
-    with recorded_pass(spec, module) as (calls, score):
-        why = layers_hidden(module, calls, score)
+    with recorded_pass(spec, module) as recorded:
+        why = layers_hidden(module, recorded)
     return f"{spec.name} {why}; only methods without gradients and layers, such as rise, can explain it" if why else ""
 
 
@@ -109,31 +109,33 @@ def find_tokens(module: nn.Module, shape: tuple[int, int, int]) -> TokenLayout |
     return TokenLayout(prefix=length - patches, grid=(height, width))
 
 
-def _deepest_maps(calls: Iterable[Call], spec: BackboneSpec) -> list[Candidate]:
-    """Return the last outermost module at each resolution, largest resolution first."""
+def _deepest_maps(calls: Iterable[Call], spec: BackboneSpec) -> list[list[Candidate]]:
+    """Return the outermost modules at each resolution, in order; largest resolution first."""
     calls = list(calls)
     # inside a block that keeps the resolution, parts with another resolution (attention, windows) are not stages
     blocks = {
-        call.name: shape
+        call.path: shape
         for call in calls
         if (shape := positions(call.output, spec)) and shape == positions(call.input, spec)
     }
-    called = {call.name for call in calls}
-    best: dict[tuple[int, ...], tuple[int, Candidate]] = {}  # by resolution: number of enclosing modules, candidate
-    for name, part, _input, output in calls:
+    called = {call.path for call in calls}
+    best: dict[tuple[int, ...], tuple[int, list[Candidate]]] = {}  # by resolution: number of enclosing modules, layers
+    for name, path, part, _input, output in calls:
         shape = positions(output, spec)
         if shape is None or len(shape) != 2 or max(shape) == 1 or isinstance(part, nn.AdaptiveAvgPool2d | nn.ZeroPad2d):
             continue
-        if any(blocks.get(parent, shape) != shape for parent in _parents(name)):
+        if any(blocks.get(parent, shape) != shape for parent in _parents(path)):
             continue
-        depth = len(called.intersection(_parents(name)))
-        if shape not in best or depth <= best[shape][0]:
-            best[shape] = depth, Candidate(name, output)
+        depth = len(called.intersection(_parents(path)))
+        if shape not in best or depth < best[shape][0]:
+            best[shape] = depth, []
+        if depth == best[shape][0]:
+            best[shape][1].append(Candidate(name, path, output))
     return [best[shape][1] for shape in sorted(best, key=lambda shape: shape[0] * shape[1], reverse=True)]
 
 
 def _first_norms(calls: Iterable[Call], module: nn.Module, tokens: TokenLayout) -> list[Candidate]:
-    """Return the first norm over all tokens of every block, in order.
+    """Return the first norm over all tokens of every call of a block, in order.
 
     A norm keeps the shape of its input, and none of its parameters has more values than there are channels. Blocks are
     the entries of the outermost module lists of which several entries contain such norms; without such lists, the
@@ -141,22 +143,28 @@ def _first_norms(calls: Iterable[Call], module: nn.Module, tokens: TokenLayout) 
     """
     length = tokens.prefix + tokens.grid[0] * tokens.grid[1]
     norms = [
-        Candidate(call.name, call.output)
+        Candidate(call.name, call.path, call.output)
         for call in calls
         if call.output.ndim == 3 and call.output.shape[1] == length and _is_norm(call)
     ]
     lists = [path for path, part in module.named_modules() if isinstance(part, nn.ModuleList | nn.Sequential)]
-    members: dict[str, set[str]] = {path: set() for path in lists}  # by list: its entries that contain norms
-    for name, _ in norms:
-        for parent in _parents(name):
-            members.get(parent.rpartition(".")[0], set()).add(parent)
-    inside, outside = dict[str, Candidate](), dict[str, Candidate]()
+    # by list: the first norm of each of its entries, in order
+    members: dict[str, dict[str, Candidate]] = {path: {} for path in lists}
     for norm in norms:
-        entries = (parent for parent in _parents(norm.name) if len(members.get(parent.rpartition(".")[0], ())) > 1)
-        if block := next(entries, ""):
-            inside.setdefault(block, norm)
+        for parent in _parents(norm.path):
+            members.get(parent.rpartition(".")[0], {}).setdefault(parent, norm)
+    for path, entries in members.items():
+        firsts = list(entries.values())
+        if beside([*firsts[:1], *firsts[1:][-1:]]):  # networks side by side are no blocks
+            members[path] = {}
+    inside, outside = dict[tuple[str, int], Candidate](), dict[tuple[str, int], Candidate]()
+    for norm in norms:
+        number = split_call(norm.name)[1] or 1
+        blocks = (parent for parent in _parents(norm.path) if len(members.get(parent.rpartition(".")[0], ())) > 1)
+        if block := next(blocks, ""):
+            inside.setdefault((block, number), norm)
         else:
-            outside.setdefault(norm.name.rpartition(".")[0], norm)
+            outside.setdefault((norm.path.rpartition(".")[0], number), norm)
     return list((inside or outside).values())
 
 

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from tame.classifier.calls import call_names
 from tame.classifier.layout import channels_first, has_aspect
 from tame.classifier.outputs import Part, float_type
 from tame.classifier.spec import BackboneSpec
@@ -19,13 +20,15 @@ class Call(NamedTuple):
     """One call of a module.
 
     Attributes:
-        name: As in ``named_modules()``.
+        name: Name of the layer: the module's, with the number of the call for modules that are called several times.
+        path: Name of the module, as in ``named_modules()``.
         module: The module.
         input: Its first input that is a tensor; None if none is.
         output: Its return value.
     """
 
     name: str
+    path: str
     module: nn.Module
     input: Tensor | None
     output: Any
@@ -33,6 +36,8 @@ class Call(NamedTuple):
 
 def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Call], Any]:
     """Run ``module`` on normalised images and record the calls of its submodules.
+
+    The modules that parametrise a weight (`torch.nn.utils.parametrize`: weight and spectral norm) are no layers.
 
     Args:
         module: A classifier, in eval mode.
@@ -50,15 +55,17 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
     def hook_of(part: str) -> Callable[[nn.Module, tuple[object, ...], object], None]:
         def hook(called: nn.Module, arguments: tuple[object, ...], output: object) -> None:
             first = next((value for value in arguments if isinstance(value, Tensor)), None)
-            calls.append(Call(part, called, first, output))
+            calls.append(Call(part, part, called, first, output))
 
         return hook
 
-    parts = [(path, part) for path, part in module.named_modules() if path]
+    parts = [
+        (path, part) for path, part in module.named_modules() if path and "parametrizations" not in path.split(".")
+    ]
     hooked = [(path, part) for path, part in parts if not isinstance(part, torch.jit.ScriptModule)]  # it takes no hooks
     handles = [part.register_forward_hook(hook_of(path)) for path, part in hooked]
     try:
-        return calls, module(images)
+        result = module(images)
     except Exception as error:  # a network may reject an input with any error
         raise InputError(
             f"expected {name} to classify images of shape {tuple(images.shape)}, got {type(error).__name__}: {error}"
@@ -66,6 +73,8 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
     finally:
         for handle in handles:
             handle.remove()
+    names = call_names([call.path for call in calls])
+    return [call._replace(name=name) for call, name in zip(calls, names, strict=True)], result
 
 
 def random_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
@@ -74,45 +83,52 @@ def random_images(module: nn.Module, shape: tuple[int, int, int]) -> Tensor:
     return images.to(next(module.parameters(), images).device, float_type(module))
 
 
+class RecordedPass(NamedTuple):
+    """A forward pass: the calls of submodules in the order in which they end, the largest logit, and the image."""
+
+    calls: list[Call]
+    score: Tensor
+    images: Tensor
+
+
 @contextmanager
-def recorded_pass(spec: BackboneSpec, module: nn.Module) -> Iterator[tuple[list[Call], Tensor]]:
-    """Run a classifier on a random image with gradients; yield the calls of its submodules and its largest logit.
+def recorded_pass(spec: BackboneSpec, module: nn.Module) -> Iterator[RecordedPass]:
+    """Run a classifier on a random image with gradients of the image only: values that need no gradient ignore it.
 
     Within the context, weights that are all zero (last layers and norms of residual branches are often initialised so)
     are replaced by random ones, since they would block the gradient of the logits.
     """
     generator = torch.Generator().manual_seed(0)  # the global random state is neither used nor changed
     weights = (getattr(part, "weight", None) for part in module.modules())
+    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
     zero = [weight for weight in weights if isinstance(weight, nn.Parameter) and not weight.any()]
     with torch.inference_mode(False), torch.enable_grad():
         for weight in zero:
             weight.data.copy_(torch.randn(weight.shape, generator=generator))
+        for parameter in trained:
+            parameter.requires_grad_(False)
         try:
             images = random_images(module, spec.preprocessing.shape).requires_grad_()
             calls, result = record_calls(module, images, spec.name)
             logits = result if isinstance(result, Tensor) else (spec.output or Part("logits"))(result)
-            yield calls, logits.amax()
+            yield RecordedPass(calls, logits.amax(), images)
         finally:
             for weight in zero:
                 weight.data.zero_()
+            for parameter in trained:
+                parameter.requires_grad_()
 
 
-def layers_hidden(module: nn.Module, calls: list[Call], score: Tensor) -> str:
-    """Return why a network has no layers or gradients, from a recorded pass with gradients; empty if it has.
-
-    Args:
-        module: The network.
-        calls: The calls of its submodules.
-        score: Its largest logit.
-    """
+def layers_hidden(module: nn.Module, recorded: RecordedPass) -> str:
+    """Return why a network has no layers or gradients, from a recorded pass; empty if it has."""
     parts = list(module.modules())
     if any(isinstance(part, torch.jit.ScriptModule) for part in parts):
         return "is a TorchScript network, whose layers cannot be read"
     if any("quantized" in type(part).__module__ for part in parts):
         return "is quantised: its operations have no gradients"
-    if any(isinstance(call.output, Tensor) and call.output.is_inference() for call in calls):
+    if any(isinstance(call.output, Tensor) and call.output.is_inference() for call in recorded.calls):
         return "runs under torch.inference_mode: its logits have no gradients"
-    if not score.requires_grad:
+    if not recorded.score.requires_grad:
         return "detaches its logits or runs under torch.no_grad: they have no gradients"
     return ""
 

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from tame.classifier import FrozenClassifier
+from tame.classifier.calls import split_call
 from tame.classifier.gradients import as_map
 from tame.classifier.layout import channels_first
 
@@ -29,9 +30,9 @@ class Observed(NamedTuple):
 class ProbedNetwork(nn.Module):
     """A classifier's network with a probe after each target layer: an identity that a library can hook or replace.
 
-    A probe sees the layer's output at its last call as a map (B, C, h, w), whether the layer returns maps, channels
-    last, or tokens; prefix tokens bypass it. What follows works on a copy, so that in-place operations do not reach
-    what the library stored. The logits do not change.
+    A probe sees the layer's output, at a module's last call or the call that is named, as a map (B, C, h, w),
+    whether the layer returns maps, channels last, or tokens; prefix tokens bypass it. What follows works on a copy,
+    so that in-place operations do not reach what the library stored. The logits do not change.
 
     Call it inside `isolated`, which removes the hooks on the layers.
 
@@ -51,7 +52,9 @@ class ProbedNetwork(nn.Module):
         self.names = [f"probe{index}" for index, _ in enumerate(layers)]
         for name, (layer, seen) in zip(self.names, layers.items(), strict=True):
             self.add_module(name, nn.Identity())
-            self.network.get_submodule(layer).register_forward_hook(self._hook(name, seen.calls))
+            path, number = split_call(layer)
+            hook = self._hook(name, seen.calls, number or seen.calls)
+            self.network.get_submodule(path).register_forward_hook(hook)
 
     @property
     def probes(self) -> list[nn.Module]:
@@ -64,13 +67,13 @@ class ProbedNetwork(nn.Module):
             inputs = inputs.detach().requires_grad_()  # no parameter requires a gradient
         return self.network(inputs.clone())
 
-    def _hook(self, name: str, count: int) -> Callable[[nn.Module, object, Tensor], Tensor | None]:
+    def _hook(self, name: str, count: int, number: int) -> Callable[[nn.Module, object, Tensor], Tensor | None]:
         called = 0
 
         def through_probe(_module: nn.Module, _args: object, output: Tensor) -> Tensor | None:
             nonlocal called
             called += 1
-            if called % count:
+            if (called - number) % count:
                 return None
             if self.raw:
                 return getattr(self, name)(output).clone()
@@ -109,7 +112,7 @@ def observe(classifier: FrozenClassifier, layers: Sequence[str]) -> dict[str, Ob
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
     with ExitStack() as stack, torch.no_grad():
         for layer in layers:
-            handle = classifier.module.get_submodule(layer).register_forward_hook(hook_of(layer))
+            handle = classifier.module.get_submodule(split_call(layer)[0]).register_forward_hook(hook_of(layer))
             stack.callback(handle.remove)
         classifier.logits(images)
     return seen
