@@ -20,8 +20,10 @@ def explain_with(checkpoint: str | Path, source: Mapping[str, Any]) -> str:
         checkpoint: Its folder.
         source: Arguments that its classifier was loaded with, see `tame.FrozenClassifier.source`.
     """
-    method = method_of(read_metadata(checkpoint)["attention"])
-    chosen = {name: value for name, value in source.items() if name != "layers"}  # those are the checkpoint's
+    metadata = read_metadata(checkpoint)
+    method = method_of(metadata["attention"])
+    known = "classifier" in metadata  # how it is loaded; its layers are the checkpoint's anyway
+    chosen = {name: value for name, value in source.items() if name != "layers" and not known}
     chosen |= {"method": method}
     defaults = {"backbone": DEFAULT_BACKBONE, "method": "ttame"}
     words = ["tame", "explain"]

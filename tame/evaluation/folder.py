@@ -13,7 +13,7 @@ from tame.evaluation.records import ROWS, SUMMARY, read_rows, upgraded
 from tame.metrics import METRICS
 from tame.perturbations import PassRows
 from tame.utils.checks import InputError
-from tame.utils.io import check_same_settings, write_json
+from tame.utils.io import check_same_settings, known_then, write_json
 
 SETTINGS = "settings.json"
 PARTS = "parts"
@@ -21,7 +21,14 @@ LOOKS = "looks"
 """Maps of a run that a report shows."""
 
 _PROVENANCE = {"method", "preset", "overrides", "list", "list_sha256"}
-_SOMETIMES = {"checkpoint", "checkpoint_sha256", "arguments", "maps", "score"}  # settings that not every run has
+_SOMETIMES = {
+    "checkpoint",
+    "checkpoint_sha256",
+    "arguments",
+    "maps",
+    "score",
+    "preprocessing",
+}  # settings that not every run has
 
 
 class RunFolder:
@@ -118,7 +125,7 @@ class RunFolder:
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Check that settings on disk are these, whichever keys an earlier version gave them."""
     began: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if upgraded(began) == settings:
+    if upgraded(began) == known_then(began, settings):
         return
     if reason := _incomparable(began, settings):
         raise InputError(
