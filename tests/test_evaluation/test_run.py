@@ -6,6 +6,7 @@ import json
 import math
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -386,6 +387,17 @@ def test_other_weights(toy_classifier: Make, tmp_path: Path) -> None:
         run(toy_classifier(seed=1), tmp_path, method="centre")
 
 
+def test_another_preprocessing_of_a_finished_run_is_refused(toy_classifier: Make, tmp_path: Path) -> None:
+    classifier = toy_classifier()
+    run(classifier, tmp_path)
+    spec = replace(classifier.spec, preprocessing=replace(classifier.spec.preprocessing, mean=(0.5, 0.5, 0.5)))
+    changed = FrozenClassifier(spec, classifier.module, classifier.layers, classifier.weights)
+    with pytest.raises(InputError, match=r"preprocessing\.mean \[0\.4, 0\.5, 0\.6\], not \[0\.5, 0\.5, 0\.5\]"):
+        run(changed, tmp_path)
+    rewrite(tmp_path, lambda settings: settings.pop("preprocessing"))  # written by an earlier version
+    assert run(classifier, tmp_path).images > 0
+
+
 def test_settings_may_change_before_the_first_batch(toy_classifier: Make, tmp_path: Path) -> None:
     with pytest.raises(Interrupted):
         run(toy_classifier(), tmp_path, changed(ic_margin=0.5), stop=0)
@@ -584,6 +596,13 @@ def test_settings_name_what_the_numbers_depend_on(toy_classifier: Make, tmp_path
         "weights": "random",
         "weights_sha256": classifier.weights_hash,
         "layers": ["stage1", "stage2", "stage3"],
+        "preprocessing": {
+            "resize": 36,
+            "crop": 32,
+            "interpolation": "bilinear",
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+        },
         "metrics": ["ad-ic", "road", "insertion", "deletion"],
         "scalings": ["minmax", "rank"],
         "keeps": [1.0, 0.5, 0.15],
