@@ -8,12 +8,11 @@ from functools import lru_cache, partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tame.backbones.efficientnet_lite import EFFICIENTNET_LITE0
 from tame.backbones.spec_files import SUFFIXES, read_spec_file
+from tame.backbones.state_dicts import matching_weights, read_weights_file
 from tame.backbones.timm import PREFIX as TIMM
 from tame.backbones.timm import timm_spec
 from tame.backbones.torchvision import torchvision_names, torchvision_spec
@@ -42,7 +41,7 @@ def find_spec(backbone: str | Path, overrides: SpecOverrides = _NOTHING) -> Back
 
     Args:
         backbone: A name of `BACKBONES`, ``timm:NAME``, ``package.module:function`` that returns an nn.Module (also from
-            the working directory), or a spec file, see `tame.backbones.spec_files`.
+            the working directory), ``path/to/file.py:function``, or a spec file, see `tame.backbones.spec_files`.
         overrides: Properties that replace the backbone's own and those of a spec file.
 
     Raises:
@@ -51,11 +50,24 @@ def find_spec(backbone: str | Path, overrides: SpecOverrides = _NOTHING) -> Back
     backbone, path = str(backbone), Path(backbone)
     if path.suffix in SUFFIXES:
         return _spec_of_file(path.resolve(), path.stat().st_mtime_ns if path.is_file() else 0, overrides)
-    return _spec_of_code(backbone, overrides) if ":" in backbone else _spec_of(backbone, overrides, {})
+    if ":" not in backbone:
+        return _spec_of(backbone, overrides, {})
+    code = Path(backbone.rpartition(":")[0])
+    return _spec_of_code(backbone, code.stat().st_mtime_ns if code.is_file() else 0, overrides)
+
+
+def is_code(backbone: str) -> bool:
+    """Return whether a backbone is named by code that builds it: a function, or a spec file, which names one.
+
+    Example:
+        >>> is_code("net.py:build"), is_code("net.toml"), is_code("timm:resnet18"), is_code("resnet18")
+        (True, True, False, False)
+    """
+    return Path(backbone).suffix in SUFFIXES or (":" in backbone and not backbone.startswith(TIMM))
 
 
 @lru_cache  # inferring a spec builds the network
-def _spec_of_code(backbone: str, overrides: SpecOverrides) -> BackboneSpec:
+def _spec_of_code(backbone: str, _changed: int, overrides: SpecOverrides) -> BackboneSpec:
     return _spec_of(backbone, overrides, {})
 
 
@@ -65,7 +77,7 @@ def _spec_of_file(path: Path, _changed: int, overrides: SpecOverrides) -> Backbo
     known = overrides.over(file.overrides)
     spec = replace(_spec_of(file.builder, known, file.arguments), name=file.name)
     if weights := known.weights:
-        return replace(spec, weights={weights: lambda: read_state_dict(Path(weights), spec)})
+        return replace(spec, weights={weights: lambda: _read_weights(Path(weights), spec)})
     return spec
 
 
@@ -75,7 +87,8 @@ def _spec_of(builder: str, overrides: SpecOverrides, arguments: Mapping[str, Any
         spec = timm_spec(builder.removeprefix(TIMM), overrides, arguments)
     elif ":" in builder:
         function = import_function(builder, "backbone")
-        spec = infer_spec(builder, partial(function, **arguments), overrides, weights={OWN: lambda: None})
+        name = Path(builder).name if ".py:" in builder else builder  # a file keeps its name in another folder
+        spec = infer_spec(name, partial(function, **arguments), overrides, weights={OWN: lambda: None})
     elif builder in torchvision_names():
         spec = torchvision_spec(builder, overrides, arguments)
     else:
@@ -95,8 +108,9 @@ def load_backbone(
 
     Args:
         backbone: The backbone, see `find_spec`, or its spec.
-        weights: Name of published weights, path of a state_dict (``.pth``, ``.pt``, ``.safetensors``; loaded
-            without executing code), or ``random``; default: those of the spec file, otherwise the first published ones.
+        weights: Name of published weights, path of a weights file (``.pth``, ``.pt``, ``.ckpt``, ``.safetensors``; read
+            without executing code, see `tame.backbones.state_dicts`), or ``random``; default: those of the spec file,
+            otherwise the first published ones.
         layers: Name of a layer set of the spec, or module names; default: the proposed ones.
         overrides: Properties that replace the backbone's own, see `find_spec`.
 
@@ -125,37 +139,19 @@ def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple
     name = str(weights) if weights else next(iter(spec.weights), "random")
     if name in spec.weights:
         if (state := spec.weights[name]()) is not None:
-            load_weights(module, state, name)
+            load_weights(module, matching_weights(module, state, name), name)
         spec = replace(spec, preprocessing=spec.weights_preprocessing.get(name, spec.preprocessing))
     elif name != "random":
-        load_weights(module, read_state_dict(Path(name), spec), name)
+        load_weights(module, matching_weights(module, _read_weights(Path(name), spec), name), name)
     return spec, with_output(spec, module), name
 
 
-def read_state_dict(path: Path, spec: BackboneSpec) -> Mapping[str, Tensor]:
-    """Read a state_dict from a file without executing code; the prefix ``module.`` of names is removed.
-
-    Raises:
-        InputError: If the file does not exist, cannot be read, or contains no state_dict.
-    """
+def _read_weights(path: Path, spec: BackboneSpec) -> Mapping[str, Any]:
+    """Read a weights file without executing code, see `tame.backbones.state_dicts`."""
     if not path.is_file():
         known = ", ".join([*spec.weights, "random"])
         raise InputError(f"no weights {str(path)!r} for {spec.name}: expected a file or one of {known}")
-    try:
-        state: object = (
-            load_file(path)
-            if path.suffix == ".safetensors"
-            else torch.load(path, weights_only=True, map_location="cpu")
-        )
-    except Exception as error:  # corrupt files raise many kinds of errors
-        raise InputError(f"{path} contains no weights that can be loaded safely: {error}") from error
-    if isinstance(state, Mapping) and isinstance(state.get("state_dict"), Mapping):
-        state = state["state_dict"]
-    if not isinstance(state, Mapping) or not all(
-        isinstance(key, str) and isinstance(value, Tensor) for key, value in state.items()
-    ):
-        raise InputError(f"expected a state_dict (names and tensors) in {path}, got {type(state).__name__}")
-    return {key.removeprefix("module."): value for key, value in state.items()}
+    return read_weights_file(path)
 
 
 def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) -> None:

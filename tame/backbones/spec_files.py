@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped] # it ships no types
 
-from tame.classifier.probing.overrides import IMAGENET, SpecOverrides, read_class_names, read_size
+from tame.classifier.probing.overrides import IMAGENET, SpecOverrides, decoded, read_class_names, read_size
 from tame.classifier.spec import TokenLayout
 from tame.utils.checks import InputError
 
@@ -41,7 +41,7 @@ def read_spec_file(path: Path) -> SpecFile:
 
     Its keys are ``builder`` (required), ``name``, ``[arguments]`` of the builder, ``[tokens]`` with ``prefix``,
     ``grid`` and ``gate``, and the attributes of `SpecOverrides`. ``class_names`` is a list, or a file with one name per
-    line; the paths of this file and of ``weights`` are relative to the spec file.
+    line; the paths of this file, of ``weights`` and of a builder ``file.py:function`` are relative to the spec file.
 
     Raises:
         InputError: If the file cannot be read, has an unknown key (listing the known ones), or a value of a wrong type.
@@ -58,7 +58,7 @@ def read_spec_file(path: Path) -> SpecFile:
     arguments = content.pop("arguments", {})
     if not isinstance(arguments, Mapping):
         raise InputError(f"expected the arguments of the builder by name in {path}, got {arguments!r}")
-    name, builder = str(content.pop("name", path.stem)), content.pop("builder")
+    name, builder = str(content.pop("name", path.stem)), _beside(path, content.pop("builder"))
     try:
         overrides = SpecOverrides(**{key: _value(key, value, path) for key, value in content.items()})
     except (KeyError, TypeError, ValueError) as error:
@@ -66,9 +66,15 @@ def read_spec_file(path: Path) -> SpecFile:
     return SpecFile(name, builder, overrides, arguments)
 
 
+def _beside(path: Path, builder: str) -> str:
+    """Return a builder ``file.py:function`` with the path of its file where that stands beside the spec file."""
+    file, _, function = builder.rpartition(":")
+    return f"{path.parent / file}:{function}" if file.endswith(".py") and (path.parent / file).is_file() else builder
+
+
 def _parse(path: Path) -> Mapping[str, Any]:
     try:
-        text = path.read_text(encoding="utf-8")
+        text = decoded(path.read_bytes())
         content = (
             tomllib.loads(text)
             if path.suffix == ".toml"

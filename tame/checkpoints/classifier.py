@@ -3,20 +3,22 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import nn
 
-from tame.backbones import find_spec, load_backbone
+from tame.backbones import find_spec, is_code, load_backbone
 from tame.checkpoints.native import layers_of, own_backbone, read_metadata, spec_for
 from tame.classifier import BackboneSpec, FrozenClassifier
-from tame.classifier.probing.overrides import overrides_of
+from tame.classifier.probing.overrides import DESCRIPTION, overrides_of
 from tame.types import DeviceName
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_device
+from tame.utils.imports import absolute
 
 logger = logging.getLogger("tame")
 
@@ -25,7 +27,7 @@ DEFAULT_BACKBONE = "efficientnet_lite0"
 
 
 def load_classifier(
-    backbone: str | Path = DEFAULT_BACKBONE,
+    backbone: str | Path | None = None,
     *,
     weights: str | Path | None = None,
     layers: str | Sequence[str] | None = None,
@@ -41,9 +43,10 @@ def load_classifier(
     """Load a trained classifier and freeze it.
 
     Args:
-        backbone: Name of a classifier (tame list backbones), timm:NAME, package.module:function that returns an
-            nn.Module, or a spec file (.toml, .yaml, .json).
-        weights: Name of published weights, path of a state_dict (loaded without executing code), or "random"; default:
+        backbone: Name of a classifier (tame list backbones), timm:NAME, package.module:function or file.py:function
+            that returns an nn.Module, or a spec file (.toml, .yaml, .json); default: that of the checkpoint, otherwise
+            efficientnet_lite0.
+        weights: Name of published weights, path of a weights file (read without executing code), or "random"; default:
             those of the spec file or checkpoint, otherwise the first published ones.
         layers: Feature layers: a layer set (paper, released, proposed) or module names; default: those of the
             checkpoint, otherwise those of the preset.
@@ -53,8 +56,8 @@ def load_classifier(
             preprocessing.
         mean: Mean per channel of images in [0, 1]; default: from the backbone's preprocessing.
         std: Standard deviation per channel of images in [0, 1]; default: from the backbone's preprocessing.
-        checkpoint: Checkpoint of an attention mechanism, for which the classifier is loaded: its feature layers, and
-            the backbone's weights if it contains them, are the defaults of `layers` and `weights`.
+        checkpoint: Checkpoint of an attention mechanism, for which the classifier is loaded as it was for training:
+            what the checkpoint records of it is the default of all other arguments.
         device: auto (CUDA where there is one, otherwise the CPU), cpu, cuda or mps.
         seed: Seed of random weights.
 
@@ -70,12 +73,21 @@ def load_classifier(
         (3, ('layer2', 'layer3', 'layer4'))
     """
     target = resolve_device(device)
-    spec = find_spec(backbone, overrides_of(num_classes, class_names, input_size, mean, std))
-    chosen: str | Path | None = weights
+    arguments: dict[str, Any] = {
+        "weights": None if weights is None else str(weights),
+        "num_classes": num_classes,
+        "class_names": class_names if class_names is None or isinstance(class_names, str) else _plain(class_names),
+        "input_size": input_size if input_size is None or isinstance(input_size, str | int) else list(input_size),
+        "mean": None if mean is None else list(mean),
+        "std": None if std is None else list(std),
+    }
+    backbone, arguments = recorded_loading(checkpoint, backbone, arguments)
+    spec = find_spec(backbone, overrides_of(**{name: arguments.get(name) for name in DESCRIPTION}))
+    chosen: str | Path | None = arguments.get("weights")
     named = layers if layers is None or isinstance(layers, str) else list(layers)
     if checkpoint is not None:
         spec = spec_for(checkpoint, spec)
-        if weights is None and (own := own_backbone(checkpoint)):
+        if chosen is None and (own := own_backbone(checkpoint)):
             logger.warning("The weights of %s are loaded from the checkpoint %s.", spec.name, checkpoint)
             chosen = str(checkpoint)
             spec = replace(spec, weights={chosen: lambda: own})
@@ -83,18 +95,40 @@ def load_classifier(
         torch.manual_seed(seed)  # random weights are the same in all processes, and when a run is resumed
         classifier = load_backbone(spec, chosen, named or (layers_of(checkpoint, spec) if checkpoint else None))
     classifier.layers_named = layers is not None
-    arguments = {
-        "backbone": str(backbone),
-        "weights": None if weights is None else str(weights),
-        "layers": named,
-        "num_classes": num_classes,
-        "class_names": class_names if class_names is None or isinstance(class_names, str) else _plain(class_names),
-        "input_size": input_size if input_size is None or isinstance(input_size, str | int) else list(input_size),
-        "mean": None if mean is None else list(mean),
-        "std": None if std is None else list(std),
-    }
-    classifier.source = {name: value for name, value in arguments.items() if value is not None}
+    source = {"backbone": str(backbone), "weights": None, "layers": named} | arguments
+    classifier.source = {name: value for name, value in source.items() if value is not None}
     return classifier.to(target)
+
+
+def recorded_loading(
+    checkpoint: str | Path | None, backbone: str | Path | None, arguments: Mapping[str, Any]
+) -> tuple[str | Path, dict[str, Any]]:
+    """Return a backbone, and the arguments that load it, with those that a checkpoint records as defaults.
+
+    Args:
+        checkpoint: Checkpoint of an attention mechanism; None: nothing is recorded.
+        backbone: As the user named it; None: that of the checkpoint, otherwise the default one. The arguments of a
+            checkpoint for another one are not used.
+        arguments: Of `load_classifier`; those that are None are not set.
+
+    Raises:
+        InputError: If the classifier is built by code that the user did not name: a checkpoint runs no code.
+    """
+    given = {name: value for name, value in arguments.items() if value is not None}
+    metadata = {} if checkpoint is None else read_metadata(checkpoint)
+    recorded = dict(metadata.get("classifier") or {})
+    own = recorded.pop("backbone", None)
+    if own is None:
+        return backbone or DEFAULT_BACKBONE, given
+    if backbone is None and is_code(own):
+        raise InputError(
+            f"the checkpoint {checkpoint} is for a classifier that is built by code, {own}: name this code as the "
+            "backbone to run it"
+        )
+    named = str(backbone or own)
+    if absolute(named) != own and (Path(named).name if is_code(named) else named) != metadata["backbone"]:
+        return named, given
+    return named, {name: value for name, value in recorded.items() if name in (*DESCRIPTION, "weights")} | given
 
 
 def as_classifier(

@@ -11,7 +11,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import asdict, replace
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,7 @@ from tame.checkpoints.authors import (
 )
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.utils.checks import InputError
+from tame.utils.imports import absolute
 from tame.utils.io import replacing
 from tame.utils.versions import versions
 
@@ -42,7 +43,7 @@ METADATA = "metadata.json"
 
 
 def describe(classifier: FrozenClassifier) -> dict[str, Any]:
-    """Return what a checkpoint must agree with: backbone, weights, layers, number of classes.
+    """Return what a checkpoint must agree with: backbone, weights, layers, number of classes, preprocessing.
 
     Confidences other than softmax are recorded as ``score``, which need not agree; ``gate`` is recorded where patch
     tokens are multiplied by the class token.
@@ -55,6 +56,7 @@ def describe(classifier: FrozenClassifier) -> dict[str, Any]:
         "weights_sha256": classifier.weights_hash,
         "layers": list(classifier.layers),
         "num_classes": classifier.spec.num_classes,
+        "preprocessing": json.loads(json.dumps(asdict(classifier.spec.preprocessing))),  # tuples as lists
         **({"gate": True} if tokens and tokens.gate else {}),
     }
 
@@ -71,7 +73,14 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
     Returns:
         The folder.
     """
-    metadata = {"format": FORMAT, **details, **describe(model.classifier), "versions": versions()}
+    loading = _how_to_load(model.classifier)
+    metadata = {
+        "format": FORMAT,
+        **details,
+        **describe(model.classifier),
+        **({"classifier": loading} if loading else {}),
+        "versions": versions(),
+    }
     text = json.dumps(metadata, indent=2)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.attention.state_dict().items()}
     with replacing(folder / TENSORS) as temporary:
@@ -79,6 +88,15 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
     with replacing(folder / METADATA) as temporary:
         temporary.write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def _how_to_load(classifier: FrozenClassifier) -> dict[str, Any]:
+    """Return the arguments of `tame.load_classifier` that load a classifier from any folder; empty if it has none."""
+    loading = {name: value for name, value in classifier.source.items() if name != "layers"}  # these are described
+    loading |= {name: absolute(loading[name]) for name in ("backbone", "weights") if name in loading}
+    if "class_names" in loading:
+        loading["class_names"] = list(classifier.spec.class_names)
+    return loading
 
 
 def checkpoint_hash(path: str | Path) -> str:
@@ -203,6 +221,12 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
             ("gate", "a token gate of"),
         )
         if metadata.get(key) != own[key]
+    ]
+    trained, given = metadata.get("preprocessing") or {}, own["preprocessing"]  # earlier versions do not record it
+    differences += [
+        f"{key} {_short(trained[key])}, not {_short(given.get(key))}"
+        for key in trained
+        if trained[key] != given.get(key)
     ]
     if differences:
         raise InputError(f"the checkpoint {path} was trained for {'; '.join(differences)}")

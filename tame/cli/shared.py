@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from tame.backbones import is_code
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.checkpoints.native import read_metadata
 from tame.explainers.build import MethodName
@@ -20,8 +21,11 @@ def explain_with(checkpoint: str | Path, source: Mapping[str, Any]) -> str:
         checkpoint: Its folder.
         source: Arguments that its classifier was loaded with, see `tame.FrozenClassifier.source`.
     """
-    method = method_of(read_metadata(checkpoint)["attention"])
+    metadata = read_metadata(checkpoint)
+    method = method_of(metadata["attention"])
     chosen = {name: value for name, value in source.items() if name != "layers"}  # those are the checkpoint's
+    if "classifier" in metadata:  # the rest is recorded, but a checkpoint runs no code
+        chosen = {"backbone": chosen["backbone"]} if is_code(chosen["backbone"]) else {}
     chosen |= {"method": method}
     defaults = {"backbone": DEFAULT_BACKBONE, "method": "ttame"}
     words = ["tame", "explain"]

@@ -13,7 +13,7 @@ from tame.evaluation.records import ROWS, SUMMARY, read_rows, upgraded
 from tame.metrics import METRICS
 from tame.perturbations import PassRows
 from tame.utils.checks import InputError
-from tame.utils.io import check_same_settings, write_json
+from tame.utils.io import check_same_settings, known_then, write_json
 
 SETTINGS = "settings.json"
 PARTS = "parts"
@@ -29,6 +29,7 @@ _SOMETIMES = {
     "maps_sha256",
     "code_sha256",
     "score",
+    "preprocessing",
 }  # settings that not every run has
 
 
@@ -126,7 +127,7 @@ class RunFolder:
 def _check_settings(path: Path, settings: dict[str, Any]) -> None:
     """Check that the settings on disk equal these, also if an earlier version wrote them with other keys."""
     began: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if upgraded(began) == settings:
+    if upgraded(began) == known_then(began, settings):
         return
     if reason := _incomparable(began, settings):
         raise InputError(

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from torch import nn
 
-from tame.checkpoints.classifier import DEFAULT_BACKBONE, as_classifier, load_classifier
+from tame.checkpoints.classifier import as_classifier, load_classifier
 from tame.classifier import FrozenClassifier
 from tame.evaluation.processes import Processes
 from tame.explainers.base import CheckedExplainer
@@ -80,7 +80,7 @@ def prepare(
         processes = Processes(resolve_device("auto"), devices, num_nodes)
         checkpoint = next((name.checkpoint for name in learned if name.checkpoint), choices.checkpoint)
         frozen = load_classifier(
-            classifier or DEFAULT_BACKBONE,
+            classifier,
             checkpoint=checkpoint if learned else None,
             device="cpu",
             seed=choices.seed,

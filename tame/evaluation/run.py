@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -131,6 +132,7 @@ def _recorded(
         "weights_sha256": classifier.weights_hash,
         "layers": [] if classifier.no_layers else list(classifier.layers),
         **({} if classifier.spec.score == "softmax" else {"score": classifier.spec.score}),
+        "preprocessing": asdict(classifier.spec.preprocessing),
         **settings_of(request.metrics),
         "versions": versions(),
     }

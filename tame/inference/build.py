@@ -12,7 +12,7 @@ from typing import Any, TypeAlias
 from torch import nn
 
 from tame.backbones import find_spec
-from tame.checkpoints.classifier import as_classifier, load_classifier
+from tame.checkpoints.classifier import as_classifier, load_classifier, recorded_loading
 from tame.checkpoints.native import read_metadata, shipped_checkpoint
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.probing.infer_spec import resolve_layers
@@ -61,13 +61,16 @@ class Backbone:
     loading: Mapping[str, Any]
 
     @classmethod
-    def of(cls, classifier: Classifier, loading: Mapping[str, Any]) -> Backbone:
-        """Describe a classifier.
+    def of(
+        cls, classifier: Classifier | None, loading: Mapping[str, Any], checkpoint: str | Path | None = None
+    ) -> Backbone:
+        """Describe a classifier; what a checkpoint records of it is the default, see `recorded_loading`.
 
         Raises:
             InputError: For an unknown backbone, or arguments of loading together with a classifier that is loaded.
         """
-        if isinstance(classifier, str | Path):
+        if classifier is None or isinstance(classifier, str | Path):
+            classifier, loading = recorded_loading(checkpoint, classifier, loading)
             overrides = overrides_of(**{name: loading.get(name) for name in DESCRIPTION})
             return cls(find_spec(classifier, overrides), classifier, loading)
         if refused := sorted(loading.keys() - {"layers", "device"}):

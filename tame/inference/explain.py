@@ -39,7 +39,7 @@ _last = LastBuilt[NamedExplainer]()
 
 def explain(
     image: str | Path | Image.Image | np.ndarray | Tensor,
-    classifier: FrozenClassifier | nn.Module | str | Path = DEFAULT_BACKBONE,
+    classifier: FrozenClassifier | nn.Module | str | Path | None = None,
     target: int | str | None = None,
     *,
     method: str | ExplainFunction | CheckedExplainer | None = None,
@@ -56,7 +56,8 @@ def explain(
 
     Args:
         image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1].
-        classifier: A trained network, a frozen classifier, or what `tame.load_classifier` takes as ``backbone``.
+        classifier: A trained network, a frozen classifier, or what `tame.load_classifier` takes as ``backbone``;
+            default: that of the checkpoint, otherwise efficientnet_lite0.
         target: Class to explain, index or name; default: the predicted class.
         method: A name of `tame list methods` (``ttame@FOLDER`` names a checkpoint), ``grad-cam:NAME``,
             ``package.module:function``, a function of images and targets that returns maps, or a built explainer;
@@ -101,7 +102,7 @@ def explain(
 
 
 def _build(
-    classifier: Classifier,
+    classifier: Classifier | None,
     method: str | ExplainFunction | None,
     checkpoint: str | Path | None,
     loading: Mapping[str, Any],
@@ -110,7 +111,9 @@ def _build(
 ) -> NamedExplainer:
     if isinstance(method, str):
         MethodName.of(method).registered  # noqa: B018 - an unknown name is refused before the backbone is looked at
-    backbone = Backbone.of(classifier, loading)
+    written = MethodName.of(method or "ttame") if method is None or isinstance(method, str) else None
+    learned = (written.checkpoint or checkpoint) if written and written.learned else None
+    backbone = Backbone.of(classifier, loading, learned)
     method = method or default_method(backbone, checkpoint)
     request = MethodRequest.of(method, backbone.spec, preset, checkpoint, arguments)
     check_checkpoint_is_used(checkpoint, [request])
@@ -118,14 +121,14 @@ def _build(
     return by
 
 
-def _check_built(explainer: CheckedExplainer, classifier: Classifier, others: Mapping[str, Any]) -> None:
+def _check_built(explainer: CheckedExplainer, classifier: Classifier | None, others: Mapping[str, Any]) -> None:
     """Check that nothing contradicts an explainer that is built already."""
     own = explainer.classifier
     if isinstance(classifier, nn.Module):
         network = classifier.module if isinstance(classifier, FrozenClassifier) else classifier
         same = any(network is part for part in own.modules()) or shares_tensors(network, own.module)
     else:
-        same = str(classifier) in (DEFAULT_BACKBONE, own.spec.name)
+        same = classifier is None or str(classifier) in (DEFAULT_BACKBONE, own.spec.name)
     if not same:
         name = type(classifier).__name__ if isinstance(classifier, nn.Module) else classifier
         raise InputError(f"expected the classifier of the built explainer, {own.spec.name}, or none, got {name}")

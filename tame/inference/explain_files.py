@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import nn
 
-from tame.checkpoints.classifier import DEFAULT_BACKBONE, checkpoints_by_backbone
+from tame.checkpoints.classifier import checkpoints_by_backbone
 from tame.classifier import FrozenClassifier
 from tame.data import check_no_address, walk_images
 from tame.explainers.build import MethodName
@@ -32,8 +32,8 @@ from tame.utils.checks import InputError
 def explain_files(
     images: Sequence[str | Path] = (),
     *,
-    backbone: str | Path | FrozenClassifier | nn.Module | Sequence[str | Path | FrozenClassifier | nn.Module] = (
-        DEFAULT_BACKBONE
+    backbone: str | Path | FrozenClassifier | nn.Module | Sequence[str | Path | FrozenClassifier | nn.Module] | None = (
+        None
     ),
     method: str | Sequence[str] | None = None,
     checkpoint: str | Path | Sequence[str | Path] | None = None,
@@ -54,7 +54,8 @@ def explain_files(
 
     Args:
         images: Image files or folders of images; default: the two bundled images.
-        backbone: Classifiers, see `tame list backbones`; several are compared.
+        backbone: Classifiers, see `tame list backbones`; several are compared. Default: that of the checkpoint,
+            otherwise efficientnet_lite0.
         method: Explanation methods, see `tame list methods`; ttame@FOLDER names a checkpoint. Several are compared in
             grids, and each writes to its own folder. Default: ttame with a checkpoint or a shipped one, otherwise
             gradcam.
@@ -86,7 +87,9 @@ def explain_files(
     check_files(files, batch_size, num_workers)
     loading, chosen, own_arguments = check_loading(classifier), PRESETS.get(preset), arguments or {}
     methods = None if method is None else _checked_names(_sequence(method))
-    backbones = _backbones(_sequence(backbone), loading)
+    learned = [MethodName.of(name) for name in methods or ["ttame"] if MethodName.of(name).learned]
+    named = [*filter(None, (name.checkpoint for name in learned)), *(_sequence(checkpoint) if learned else [])]
+    backbones = _backbones([None] if backbone is None else _sequence(backbone), loading, named)
     spec = backbones[0].spec
     classes = Classes(tuple(spec.resolve_target(each) for each in _sequence(target)) or None, top)
     classes.check(spec)
@@ -158,8 +161,12 @@ def _checked_names(methods: list[str]) -> list[str]:
     return methods
 
 
-def _backbones(backbones: list[Classifier], loading: Mapping[str, Any]) -> list[Backbone]:
-    found = [Backbone.of(backbone, loading) for backbone in backbones]
+def _backbones(
+    backbones: list[Classifier | None], loading: Mapping[str, Any], checkpoints: Sequence[str | Path]
+) -> list[Backbone]:
+    """Describe backbones; a single one as its first checkpoint records it."""
+    first = checkpoints[0] if checkpoints and len(backbones) == 1 else None
+    found = [Backbone.of(backbone, loading, first) for backbone in backbones]
     names = [backbone.spec.name for backbone in found]
     if not names or len(set(names)) < len(names):
         raise InputError(

@@ -6,6 +6,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from tame.evaluation.records import Run
 from tame.explainers.rise import PUBLISHED_MASKS
 from tame.metrics import Measure, Metric, build_metrics, measures_of
@@ -15,6 +17,8 @@ from tame.utils.versions import VERSION
 
 _MUST_AGREE = {"backbone": None, "weights_sha256": None, "score": "softmax", "precision": "32", "only": "all"}
 """Settings that runs must share, whatever they measure, and their values in runs that do not record them."""
+_SAME_P = {"32": 2e-3, "16-mixed": 2e-2, "bf16-mixed": 5e-2}
+"""Largest difference of p between devices and batch sizes that compute the same, by precision."""
 
 _PHRASES = {
     "masking": "masking {}",
@@ -59,8 +63,29 @@ def _disagreements(first: Run, other: Run) -> Iterator[str]:
         yield f"a list of {len(other.rows.files)} other images, not that of {len(first.rows.files)}"
     elif first.counted().files != other.counted().files:
         yield f"{len(other.counted().files)} counted images, not the same {len(first.counted().files)}"
+    else:
+        yield from _different_inputs(first, other)
     if unequal := first.summary.metrics.keys() ^ other.summary.metrics.keys():
         yield f"only one of them with {', '.join(sorted(unequal))}"
+
+
+def _different_inputs(first: Run, other: Run) -> Iterator[str]:
+    """Yield what shows that the classifier was given other inputs, in two runs over the same images."""
+    a, b = (run.summary.settings.get("preprocessing") for run in (first, other))
+    if a and b and a != b:  # earlier versions do not record it
+        yield from (f"{name} {b.get(name)}, not {a[name]}" for name in a if a[name] != b.get(name))
+        return
+    columns, others = first.rows.columns, other.rows.columns
+    if "target" in columns and "target" in others:  # not in every run of an earlier version
+        known = ~(np.isnan(columns["target"]) | np.isnan(others["target"]))
+        if count := int((known & (columns["target"] != others["target"])).sum()):
+            yield f"another predicted class for {count} of the same images"
+            return
+    limit = _SAME_P.get(str(first.summary.settings.get("precision", "32")), max(_SAME_P.values()))
+    apart = np.abs(columns["p"] - others["p"])
+    if (largest := float(np.nanmax(apart, initial=0.0))) > limit:
+        file = first.rows.files[int(np.nanargmax(apart))]
+        yield f"other confidences p of the same images: they differ by up to {largest:.3g} ({file})"
 
 
 def version_of(run: Run) -> str:

@@ -16,6 +16,8 @@ from tame.utils.checks import InputError
 if TYPE_CHECKING:
     import numpy as np
 
+_NOT_ALWAYS_RECORDED = ("preprocessing",)
+
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
@@ -85,7 +87,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
         InputError: If settings differ, listing them.
     """
     began = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    old, new = _flat(began), _flat(json.loads(json.dumps(settings, default=str)))
+    old, new = _flat(began), _flat(known_then(began, json.loads(json.dumps(settings, default=str))))
     differences = [
         f"{name} {old.get(name, 'unset')}, not {new.get(name, 'unset')}"
         for name in sorted(old | new)
@@ -96,6 +98,11 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
             f"{path.parent} holds a run with other settings: {'; '.join(differences)}. "
             "Choose another output folder (out), or start over (resume false)"
         )
+
+
+def known_then(began: Mapping[str, Any], settings: Mapping[str, Any]) -> dict[str, Any]:
+    """Return settings without those that the version that began a run did not record."""
+    return {name: value for name, value in settings.items() if name in began or name not in _NOT_ALWAYS_RECORDED}
 
 
 def _same_content(name: str, old: Mapping[str, str], new: Mapping[str, str]) -> bool:

@@ -57,6 +57,30 @@ def test_a_function_brings_its_own_weights(functions: str) -> None:
     assert classifier.layers == ("stage1", "stage2", "stage3")
 
 
+@pytest.mark.parametrize("form", ["{}.py:cnn", "./{}.py:cnn", "{folder}/{}.py:cnn"])
+def test_a_function_of_a_file_is_known_by_the_name_of_the_file(tmp_path: Path, functions: str, form: str) -> None:
+    classifier = load_backbone(form.format(functions, folder=tmp_path), overrides=SMALL)
+    assert classifier.spec.name == f"{functions}.py:cnn"
+    assert classifier.weights_hash == load_backbone(f"{functions}:cnn", overrides=SMALL).weights_hash
+
+
+def test_a_changed_file_is_read_again(tmp_path: Path, functions: str) -> None:
+    file = tmp_path / f"{functions}.py"
+    assert find_spec(f"{file}:cnn", SMALL).num_classes == 5
+    file.write_text(FUNCTIONS.replace("classes=5", "classes=4"))
+    os.utime(file, ns=(1, 1))
+    assert find_spec(f"{file}:cnn", SMALL).num_classes == 4
+
+
+def test_the_file_of_a_builder_is_beside_its_spec_file(
+    tmp_path: Path, functions: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = write(tmp_path / "mine.toml", f'builder = "{functions}.py:cnn"\ninput_size = 32\n')
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path / "elsewhere")
+    assert load_backbone(file).spec.num_classes == 5
+
+
 def test_a_transformer_is_recognised(functions: str) -> None:
     spec = find_spec(f"{functions}:vit", SMALL)
     assert (spec.tokens, spec.masking) == (TokenLayout(1, (4, 4)), "vit")

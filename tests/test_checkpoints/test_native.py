@@ -117,6 +117,35 @@ def test_another_classifier_is_refused(saved, toy_classifier, other, message):
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"mean": (0.5, 0.5, 0.5)}, "mean 0.4, 0.5, 0.6, not 0.5, 0.5, 0.5"),
+        ({"std": (1.0, 1.0, 1.0)}, "std 0.2, 0.25, 0.3, not 1.0, 1.0, 1.0"),
+        ({"resize": 40}, "resize 36, not 40"),
+        ({"crop": 24}, "crop 32, not 24"),
+        ({"interpolation": "bicubic"}, "interpolation bilinear, not bicubic"),
+    ],
+)
+def test_another_preprocessing_is_refused(saved, toy_classifier, change, message):
+    spec = TOY_SPECS["cnn"]
+    changed = replace(spec, preprocessing=replace(spec.preprocessing, **change))
+    classifier = FrozenClassifier(changed, toy_classifier().module, spec.layers["proposed"])
+    with pytest.raises(InputError, match=f"was trained for {message}$"):
+        load_attention(saved[0], classifier)
+
+
+def test_a_checkpoint_of_an_earlier_version_has_no_preprocessing(saved, toy_classifier, monkeypatch):
+    folder, model = saved
+    known = tame.checkpoints.native.describe(model.classifier)
+    before = {name: value for name, value in known.items() if name != "preprocessing"}
+    monkeypatch.setattr(tame.checkpoints.native, "describe", lambda _: before)
+    save_attention(folder, model, DETAILS)
+    monkeypatch.undo()
+    assert "preprocessing" not in read_metadata(folder)
+    load_attention(folder, toy_classifier())
+
+
 def test_a_file_of_tensors_that_is_no_checkpoint(tmp_path, toy_classifier):
     file = tmp_path / "other.safetensors"
     save_file({"weight": torch.zeros(2)}, file)

@@ -25,7 +25,7 @@ EXPLAIN = ("explain", "--device", "cpu", "--num-workers", "0")
 def test_train_explain_evaluate_table(tame, toy_backbone, photographs, tmp_path):
     status, output, errors = tame(*TRAIN, "--data", photographs, "--out", "run", "--batch-size", "8")
     assert status == 0, errors
-    assert output.strip().endswith("use it with: tame explain --backbone toy_cnn --checkpoint run")
+    assert output.strip().endswith("use it with: tame explain --checkpoint run")
     assert "val/rank/AD_50" in read_metadata("run")["metrics"]
     status, _, errors = tame("explain", photographs, *TOY, "--checkpoint", "run")
     assert status == 0, errors
@@ -177,7 +177,7 @@ def test_a_config_of_an_earlier_version(tame, toy_backbone, photographs, tmp_pat
     status, output, errors = tame("train", "--config", "config.json")
     assert status == 0, errors
     assert "config.json was written by an earlier version: what is empty, 0 or -1 there is read as unset." in errors
-    assert output.endswith("tame explain --backbone toy_cnn --checkpoint 'old run'\n")
+    assert output.endswith("tame explain --checkpoint 'old run'\n")
     metadata = read_metadata("old run")
     assert (metadata["epoch"], metadata["choices"]["batch_size"], metadata["layers"]) == (0, 16, ["stage1", "stage2"])
 
@@ -189,9 +189,7 @@ def test_the_printed_command_names_all_that_the_classifier_needs(tame, toy_backb
         "--weights", "random", "--out", "run",
     )  # fmt: skip
     assert status == 0, errors
-    command = (
-        "tame explain --backbone toy_cnn --weights random --class-names names.txt --method lcam_fm --checkpoint run"
-    )
+    command = "tame explain --method lcam_fm --checkpoint run"
     assert output == f"The explainer is in run; use it with: {command}\n"
     status, _, errors = tame(*shlex.split(command)[1:], photographs / "00.png", "--target", "c", "--device", "cpu")
     assert status == 0, errors

@@ -9,6 +9,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -78,6 +79,7 @@ def test_summary_says_where_the_numbers_come_from(labelled: Path, photographs: P
         "weights": "random",
         "weights_sha256": classifier.weights_hash,
         "layers": ["stage1", "stage2", "stage3"],
+        "preprocessing": json.loads(json.dumps(asdict(classifier.spec.preprocessing))),
         "metrics": ["road", "ad-ic"],
         "scalings": ["minmax", "rank"],
         "keeps": [1.0, 0.5, 0.15],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +233,17 @@ def test_other_weights(toy_classifier: Make, tmp_path: Path) -> None:
     run(toy_classifier(), tmp_path, method="centre")
     with pytest.raises(InputError, match="other settings: weights_sha256 '.*', not '"):
         run(toy_classifier(seed=1), tmp_path, method="centre")
+
+
+def test_another_preprocessing_of_a_finished_run_is_refused(toy_classifier: Make, tmp_path: Path) -> None:
+    classifier = toy_classifier()
+    run(classifier, tmp_path)
+    spec = replace(classifier.spec, preprocessing=replace(classifier.spec.preprocessing, mean=(0.5, 0.5, 0.5)))
+    changed = FrozenClassifier(spec, classifier.module, classifier.layers, classifier.weights)
+    with pytest.raises(InputError, match=r"preprocessing\.mean \[0\.4, 0\.5, 0\.6\], not \[0\.5, 0\.5, 0\.5\]"):
+        run(changed, tmp_path)
+    rewrite(tmp_path, lambda settings: settings.pop("preprocessing"))  # written by an earlier version
+    assert run(classifier, tmp_path).images > 0
 
 
 def test_settings_may_change_before_the_first_batch(toy_classifier: Make, tmp_path: Path) -> None:

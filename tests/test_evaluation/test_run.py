@@ -246,6 +246,13 @@ def test_settings_name_what_the_numbers_depend_on(toy_classifier: Make, tmp_path
         "weights": "random",
         "weights_sha256": classifier.weights_hash,
         "layers": ["stage1", "stage2", "stage3"],
+        "preprocessing": {
+            "resize": 36,
+            "crop": 32,
+            "interpolation": "bilinear",
+            "mean": [0.4, 0.5, 0.6],
+            "std": [0.2, 0.25, 0.3],
+        },
         "metrics": ["ad-ic", "road", "insertion", "deletion"],
         "scalings": ["minmax", "rank"],
         "keeps": [1.0, 0.5, 0.15],

@@ -34,3 +34,14 @@ def test_other_settings_are_refused(tmp_path: Path, changed: dict[str, Any], mes
     write_json(tmp_path / "settings.json", BEGAN)
     with pytest.raises(InputError, match=message):
         check_same_settings(tmp_path / "settings.json", BEGAN | changed)
+
+
+def test_settings_of_an_earlier_version_have_no_preprocessing(tmp_path: Path) -> None:
+    file = tmp_path / "settings.json"
+    now: dict[str, Any] = {"backbone": "toy", "preprocessing": {"resize": 36}}
+    write_json(file, {"backbone": "toy"})
+    check_same_settings(file, now)
+    write_json(file, now)
+    check_same_settings(file, now)
+    with pytest.raises(InputError, match=r"preprocessing\.resize 36, not 40"):
+        check_same_settings(file, {"backbone": "toy", "preprocessing": {"resize": 40}})

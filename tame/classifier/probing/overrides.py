@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
@@ -98,24 +99,47 @@ def overrides_of(
 
 
 def read_class_names(path: str | Path) -> tuple[str, ...]:
-    """Read class names from a file.
+    r"""Read class names from a file in UTF-8, or in UTF-16 with a byte order mark.
+
+    Only ``\n`` and ``\r\n`` end a line; spaces and tabs around a name, and blank lines at the end, are ignored.
 
     Args:
         path: Text file with one name per line, in index order, or ``imagenet`` for the classes of ImageNet.
 
     Raises:
-        InputError: If the file cannot be read, or contains an empty line.
+        InputError: If the file cannot be read, or contains no name, or an empty line before a name.
     """
     if str(path) == IMAGENET:
         return imagenet_names()
     try:
-        names = Path(path).read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
+        text = decoded(Path(path).read_bytes())
+    except (OSError, UnicodeError) as error:
         raise InputError(f"expected a file of class names, one per line, or {IMAGENET}, got {path}: {error}") from error
+    names = [line.removesuffix("\r").strip(" \t") for line in text.split("\n")]
+    while names and not names[-1]:
+        names.pop()
+    if not names:
+        raise InputError(f"expected a class name in every line of {path}, got an empty file")
     for number, name in enumerate(names, start=1):
         if not name.strip():
             raise InputError(f"expected a class name in every line of {path}, got an empty line {number}")
-    return tuple(name.strip() for name in names)
+    return tuple(names)
+
+
+def decoded(data: bytes) -> str:
+    r"""Decode text: UTF-8 with or without a byte order mark, or UTF-16 with one.
+
+    Raises:
+        UnicodeError: For any other encoding.
+
+    Example:
+        >>> decoded("\ufeffcat".encode()), decoded("cat".encode("utf-16"))
+        ('cat', 'cat')
+    """
+    text = data.decode("utf-16" if data.startswith((BOM_UTF16_LE, BOM_UTF16_BE)) else "utf-8-sig")
+    if "\0" in text:
+        raise UnicodeError("it is neither UTF-8 nor UTF-16 with a byte order mark")
+    return text
 
 
 def imagenet_names() -> tuple[str, ...]:

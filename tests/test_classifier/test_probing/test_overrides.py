@@ -38,6 +38,37 @@ def test_unusable_class_names_are_refused(tmp_path: Path) -> None:
         read_class_names(tmp_path / "nowhere.txt")
 
 
+@pytest.mark.parametrize(
+    ("data", "names"),
+    [
+        ("\ufeffcat\ndog\n".encode(), ("cat", "dog")),
+        (b"cat\r\ndog\r\n", ("cat", "dog")),
+        (b"cat\ndog\n\n", ("cat", "dog")),
+        (b"cat\r\ndog\r\n\r\n \n", ("cat", "dog")),
+        ("cat\ndog\n".encode("utf-16"), ("cat", "dog")),
+        (b"\xfe\xff" + "cat\r\ndog".encode("utf-16-be"), ("cat", "dog")),
+        ("cat\u2028big\ndog\x0bsmall\nfish\x85\n".encode(), ("cat\u2028big", "dog\x0bsmall", "fish\x85")),
+    ],
+)
+def test_class_names_are_read_as_written(tmp_path: Path, data: bytes, names: tuple[str, ...]) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    assert read_class_names(tmp_path / "names.txt") == names
+
+
+@pytest.mark.parametrize("data", ["cat\ndog\n".encode("utf-16-le"), "Löwe\n".encode("latin-1"), b"\xff\xfec"])
+def test_another_encoding_of_class_names_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    with pytest.raises(InputError, match=r"expected a file of class names, one per line, or imagenet, got .*names.txt"):
+        read_class_names(tmp_path / "names.txt")
+
+
+@pytest.mark.parametrize("data", [b"", b"\n\n", b"\xef\xbb\xbf"])
+def test_a_file_without_class_names_is_refused(tmp_path: Path, data: bytes) -> None:
+    (tmp_path / "names.txt").write_bytes(data)
+    with pytest.raises(InputError, match=r"expected a class name in every line of .*, got an empty file"):
+        read_class_names(tmp_path / "names.txt")
+
+
 @pytest.mark.parametrize(("text", "size"), [("224", (224, 224)), ("64x96", (64, 96)), (32, (32, 32)), ([8, 9], (8, 9))])
 def test_sizes(text: str, size: tuple[int, int]) -> None:
     assert read_size("input_size", text) == size
