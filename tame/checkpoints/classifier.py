@@ -87,9 +87,10 @@ def load_classifier(
     named = layers if layers is None or isinstance(layers, str) else list(layers)
     if checkpoint is not None:
         spec = spec_for(checkpoint, spec)
-        if chosen is None and (own := own_backbone(checkpoint)):
+        if weights is None and (own := own_backbone(checkpoint)):
             logger.warning("The weights of %s are loaded from the checkpoint %s.", spec.name, checkpoint)
             chosen = str(checkpoint)
+            arguments.pop("weights", None)
             spec = replace(spec, weights={chosen: lambda: own})
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)  # random weights are the same in all processes, and when a run is resumed

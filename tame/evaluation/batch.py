@@ -61,7 +61,8 @@ class BatchEvaluation:
         self.counter = PassCounter(classifier)
         names = [name for each in perturbations for name in each.names]
         kept = [name for each in perturbations if each.reads_kept for name in each.names]
-        self.columns = [*map(confidence_column, names), *map(kept_column, kept), "constant", "invalid", *COSTS]
+        self.flags = [*map(kept_column, kept), "constant", "invalid"]
+        self.columns = [*map(confidence_column, names), *self.flags, *COSTS]
 
     def __call__(self, batch: Batch) -> list[Row]:
         """Return one row per image, with empty cells where an image does not count."""
@@ -134,4 +135,4 @@ class BatchEvaluation:
         }
         for row in range(count):
             cells = {name: columns[name][row] for name in self.columns}
-            yield {name: int(value) if isinstance(value, bool) else value for name, value in cells.items()}
+            yield cells | {name: int(cells[name]) for name in self.flags if cells[name] in (0, 1)}

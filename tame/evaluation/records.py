@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
+import logging
 import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -20,6 +21,8 @@ from tame.utils.io import replacing, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
+
+logger = logging.getLogger("tame")
 
 ROWS = "rows.csv"
 SUMMARY = "summary.json"
@@ -69,6 +72,8 @@ class Summary:
         cost: Means per image of `COSTS`, and, where it is known, ``work``: the multiply-adds of an explanation
             relative to one forward pass, see `tame.classifier.cost.relative_cost`.
         metrics: Estimates by name of the measure, such as ``minmax/AD_100`` or ``rank/IC_15``.
+        undefined: How many images have a measure without a finite value, because the classifier gives NaN for them:
+            means over them are NaN.
     """
 
     settings: dict[str, Any]
@@ -79,6 +84,7 @@ class Summary:
     accuracy: dict[str, float]
     cost: dict[str, float]
     metrics: dict[str, Estimate]
+    undefined: int = 0
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -155,6 +161,15 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
         raise InputError(f"expected at least one image that counts, got none of {len(every['p'])}")
     known = ~np.isnan(every["label"])
     values = {measure.name: measure.values(rows.columns) for measure in measures_of(settings)}
+    undefined = [file for file, *each in zip(rows.files, *values.values(), strict=True) if not np.isfinite(each).all()]
+    if undefined:
+        logger.warning(
+            "%s gives no finite confidence for %d of %d images (%s): means over them are not numbers",
+            settings.get("backbone", "the classifier"),
+            len(undefined),
+            len(rows.files),
+            ", ".join(undefined[:5]) + (", ..." if len(undefined) > 5 else ""),
+        )
     return Summary(
         settings=settings,
         images=len(rows.files),
@@ -166,6 +181,7 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
         },
         cost={name: float(rows.columns[name].mean()) for name in COSTS} | ({} if work is None else {"work": work}),
         metrics={name: Estimate(float(each.mean()), standard_error(each)) for name, each in values.items()},
+        undefined=len(undefined),
     )
 
 

@@ -119,6 +119,7 @@ for _name, _title, _summary, _draw in (
             summary=_summary,
             cost="none",
             build=_factory(_draw),
+            control=True,
             minmax_only=_name in ("all_ones", "fake_cam"),
         )
     )

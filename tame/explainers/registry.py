@@ -23,6 +23,7 @@ class Method:
         build: Builds the explainer: ``build(classifier, **arguments)``. Its keyword arguments are those of the method;
             it raises `InputError` for a classifier that it cannot explain.
         paper: Where it was published; None for controls.
+        control: Whether it is a control: its maps say nothing about the classifier, and it competes with no method.
         learned: Whether it needs the checkpoint of a trained attention mechanism.
         minmax_only: Whether its maps are nearly constant, so that their rank scaling is meaningless (two controls).
         transformers_only: Whether it reads the attention of a transformer with a class token.
@@ -33,6 +34,7 @@ class Method:
     cost: str
     build: Callable[..., CheckedExplainer]
     paper: str | None = None
+    control: bool = False
     learned: bool = False
     minmax_only: bool = False
     transformers_only: bool = False

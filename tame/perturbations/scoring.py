@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Iterator, Sequence
 from typing import NamedTuple
 
@@ -86,9 +87,14 @@ class Scores(NamedTuple):
     kept: Tensor
 
     def columns(self) -> dict[str, Tensor]:
-        """Return p', and whether the target is still the top class, (B,) each, by the names of a run's columns."""
+        """Return p', and whether the target is still the top class, (B,) each, by the names of a run's columns.
+
+        Where p' is NaN there is no top class, and both are NaN.
+        """
+        unknown = self.confidence.isnan()
+        kept = self.kept.float().masked_fill(unknown, math.nan) if unknown.any() else self.kept
         confidence = zip(map(confidence_column, self.names), self.confidence, strict=True)
-        return dict(confidence) | dict(zip(map(kept_column, self.names), self.kept, strict=True))
+        return dict(confidence) | dict(zip(map(kept_column, self.names), kept, strict=True))
 
 
 def perturbed_scores(

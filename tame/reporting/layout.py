@@ -83,8 +83,8 @@ def units(table: Table) -> str:
 def marked(table: Table, best: str, second: str) -> list[list[str]]:
     """Return the values as text, per run and measure, put into ``best`` and ``second`` where they are that.
 
-    Values that read the same share their mark. Controls whose ranks mean nothing bear none, nor do runs with invalid
-    maps, a single run, or anything where all methods tie.
+    Values that read the same share their mark. Controls bear none, nor do runs with invalid maps, a single run, or
+    anything where all methods tie.
     """
     columns = []
     for position, measure in enumerate(table.measures):

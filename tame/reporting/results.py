@@ -31,7 +31,7 @@ class Entry:
         name: Name of its method in the field, such as Grad-CAM++; with its folder where a name occurs twice.
         key: The same with the method's id, such as gradcam++, for files.
         preset: Its preset, with the changes of it.
-        control: Whether it is a control whose ranks mean nothing, which bears no marks.
+        control: Whether it is a control, which bears no marks.
         images: Images that entered its measures.
         invalid: How many of their maps held NaN or infinite values and were counted as all ones: such a run bears no
             marks and no verdict.

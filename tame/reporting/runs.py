@@ -132,6 +132,12 @@ def is_minmax_only(run: Run) -> bool:
     return method is not None and method.minmax_only
 
 
+def is_control(run: Run) -> bool:
+    """Return whether a run is of a control, see `tame.explainers.Method`."""
+    method = registered(method_of(run))
+    return method is not None and method.control
+
+
 def means_something(run: Run, measure: Measure) -> bool:
     """Return whether the maps of a run can be read as a measure does; see `tame.reporting.table.build_table`."""
     return measure.group == "minmax" or not is_minmax_only(run)
@@ -179,6 +185,11 @@ def notes_of(runs: Sequence[Run], names: Sequence[str]) -> list[str]:
                 f"{name}: {summary.constant} constant and {summary.invalid} invalid maps of {summary.images}, "
                 "counted as all ones."
                 + (" Invalid maps are failures: no marks, no verdict." if summary.invalid else "")
+            )
+        if summary.undefined:
+            notes.append(
+                f"{name}: the classifier gives no finite confidence for {summary.undefined} of {summary.images} "
+                "images, so that means over them are not numbers."
             )
     return notes
 

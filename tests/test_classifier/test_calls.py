@@ -176,9 +176,13 @@ def test_of_flipped_images_the_map_lies_on_the_side_of_the_object(
     assert found[:, :16].sum() > 0.99 * found.sum() > 0
 
 
-def test_a_network_that_only_sees_flipped_images_is_refused() -> None:
-    with pytest.raises(InputError, match="expected layers of Averaged that see the image unflipped, got a flipped"):
-        FrozenClassifier.from_module(Averaged(Brightness(), Brightness(), flips=(True, True)), preprocess=PLAIN)
+def test_a_network_that_only_sees_flipped_images_has_no_layers(caplog: pytest.LogCaptureFixture) -> None:
+    net = Averaged(Brightness(), Brightness(), flips=(True, True))
+    classifier = FrozenClassifier.from_module(net, preprocess=PLAIN)
+    why = "expected layers of Averaged that see the image unflipped, got a flipped"
+    assert [message.startswith(why) for message in caplog.messages] == [True]
+    with pytest.raises(InputError, match=why):
+        GradCAM(classifier)
 
 
 def test_of_an_ensemble_the_choice_is_said(caplog: pytest.LogCaptureFixture) -> None:

@@ -116,6 +116,18 @@ def test_accuracy_is_of_all_images_with_a_label_the_rest_of_those_that_count(tmp
     assert math.isnan(rows.columns["minmax_50_p"][2])
 
 
+def test_images_without_a_finite_confidence_are_counted_and_named(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    write_rows(tmp_path / "rows.csv", [ROWS[0], {**ROWS[1], "file": "broken.jpg", "minmax_50_p": math.nan}])
+    summary = summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)
+    assert (summary.images, summary.undefined) == (2, 1)
+    assert all(math.isnan(summary.metrics[f"minmax/{name}_50"].value) for name in ("AD", "IC", "AG"))
+    assert caplog.messages == [
+        "the classifier gives no finite confidence for 1 of 2 images (broken.jpg): means over them are not numbers"
+    ]
+
+
 def test_summary_without_labels(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.csv", ROWS[:1])
     summary = summarise(read_rows(tmp_path / "rows.csv"), SETTINGS)

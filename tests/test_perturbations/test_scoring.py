@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from typing import Any
 
@@ -17,6 +18,7 @@ from tame.perturbations import (
     MaskedInputs,
     PassRows,
     PassSettings,
+    Scores,
     perturbed_scores,
     plain_scores,
     usable_maps,
@@ -101,6 +103,10 @@ class TestScores:
         assert list(columns) == [f"{name}_{kind}" for kind in ("p", "kept") for name in found.names]
         assert torch.equal(columns["morf_70_p"], found.confidence[7])
         assert torch.equal(columns["morf_70_kept"], found.kept[7])
+
+    def test_nothing_is_kept_where_the_confidence_is_nan(self) -> None:
+        found = Scores(("morf_50",), torch.tensor([[0.5, math.nan]]), torch.tensor([[True, True]]))
+        assert found.columns()["morf_50_kept"].tolist() == pytest.approx([1, math.nan], nan_ok=True)
 
     def test_the_target_is_what_is_asked_for(self) -> None:
         classifier = brightness_classifier(side=4, gain=0.1)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections.abc import Callable
 from pathlib import Path
@@ -117,8 +118,26 @@ def test_controls_that_fool_a_measure(tmp_path: Path, control: str, name: str) -
     lines = markdown_lines(table)
     assert f"| {name} | tame | 0.00 | 0.00 | 0.00 | 0.00 | 1 | - |" in lines
     assert lines.count(f"| {name} | - | - | - | - | 1 | - |") == 2
-    assert "| T-TAME | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |" in lines
+    assert "| T-TAME | tame, masking=cnn | **5.00** | 50.00 | **5.00** | 50.00 | 1 | - |" in lines
     assert verdicts(table, 1, "minmax/AD_100", "rank/AD_100", "road/morf_kept") == ["loss", None, None]
+
+
+@pytest.mark.parametrize("control", ["centre", "random"])
+def test_controls_compete_with_no_method(tmp_path: Path, control: str) -> None:
+    """The best values of a control are shown, and the best of the methods are marked."""
+    runs = [make_run(tmp_path / "a", "gradcam", HALF), make_run(tmp_path / "b", control, GOOD)]
+    runs.append(make_run(tmp_path / "c", "ttame", BAD))
+    lines = markdown_lines(build_table(runs))
+    assert "| Grad-CAM | tame | **25.00** | **50.00** | **25.00** | **50.00** | 1 | - |" in lines
+    assert f"| {control.title()} | tame | 5.00 | 50.00 | 5.00 | 50.00 | 1 | - |" in lines
+
+
+def test_a_note_says_where_the_classifier_gives_nan(tmp_path: Path) -> None:
+    table = build_table([make_run(tmp_path / "a", "gradcam", [*HALF, math.nan])])
+    assert table.notes == [
+        "Grad-CAM: the classifier gives no finite confidence for 1 of 41 images, so that means over them are not "
+        "numbers."
+    ]
 
 
 def test_a_frame_holds_every_measure(tmp_path: Path) -> None:
@@ -365,7 +384,7 @@ def test_only_counted_images_enter_the_curves(tmp_path: Path) -> None:
 def test_invalid_maps_are_never_best(tmp_path: Path) -> None:
     """Counted as all ones they reach the best AD; a NaN among the values leaves no interval, hence no win."""
     runs = [make_run(tmp_path / "a", "gradcam", HALF), make_run(tmp_path / "b", "rise", [0.5] * 40, invalid=2)]
-    runs += [make_run(tmp_path / "c", "random", BAD)]
+    runs += [make_run(tmp_path / "c", "eigencam", BAD)]
     for reference, row in (("gradcam", 1), ("rise", 0)):
         table = build_table(runs, reference)
         assert table.entries[row].comparisons == [None] * len(table.measures)

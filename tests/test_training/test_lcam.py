@@ -74,7 +74,7 @@ def test_a_trained_form_explains_and_is_evaluated(toy_backbone, photographs, tmp
         main(["train", *arguments, *small, "--attention", attention, "--data", str(photographs), "--out", "run"]) == 0
     )
     method = METHODS[attention]
-    expected = f"tame explain --backbone {toy_backbone} --method {method} --checkpoint run"
+    expected = f"tame explain --method {method} --checkpoint run"
     assert expected in capsys.readouterr().out
     chosen = [*arguments, "--method", method, "--checkpoint", "run"]
     assert main(["explain", str(photographs / "00.png"), *chosen, "--out", "explained"]) == 0

@@ -109,10 +109,12 @@ def test_a_run_with_other_settings_does_not_continue(run_toy, interrupted, monke
 
 
 def test_a_run_that_an_earlier_version_began_is_resumed(run_toy, interrupted, tmp_path, monkeypatch):
-    """Its settings have the same keys, and 0 for no clipping."""
+    """Its settings have the same keys but the preprocessing, and 0 for no clipping."""
     monkeypatch.setattr(tame.training.fit, "_SAVE_EVERY", 2)
     interrupted(Interrupt(3, RuntimeError()))
     settings = json.loads((tmp_path / "run" / "settings.json").read_text())
+    del settings["preprocessing"]
+    (tmp_path / "run" / "settings.json").write_text(json.dumps(settings))
     assert settings["clip"] == 0.0
     assert settings.keys() == {
         "backbone", "weights", "weights_sha256", "layers", "num_classes", "attention", "output_size", "preset",

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from itertools import accumulate
 
 import torch
@@ -32,8 +33,9 @@ def propose_layers(spec: BackboneSpec, module: nn.Module, count: int = 3) -> tup
     """Propose up to ``count`` feature layers, earliest first.
 
     Networks of feature maps: the last outermost module at each of the last ``count`` resolutions. Networks of tokens:
-    the first norm (before attention) of the last ``count`` blocks. Only layers whose positions have a gradient of the
-    logits are proposed: after the last block of a transformer with a class token, patch tokens have none.
+    the first norm (before attention) of the last ``count`` blocks; where there are fewer, feature maps before them.
+    Only layers whose positions have a gradient of the logits are proposed: after the last block of a transformer with a
+    class token, patch tokens have none.
 
     Args:
         spec: Specification of the classifier: input shape and, for transformers, token layout.
@@ -52,15 +54,14 @@ def propose_from(module: nn.Module, recorded: RecordedPass, spec: BackboneSpec, 
     if why := layers_hidden(module, recorded):
         raise InputError(f"{spec.name} {why}; only methods without gradients and layers, such as rise, can explain it")
     calls = [call for call in recorded.calls if isinstance(call.output, Tensor) and call.output.requires_grad]
-    tokens = spec.tokens
-    pools = _deepest_maps(calls, spec) if tokens is None else [_first_norms(calls, module, tokens)]
-    choices = list[Choice]()
-    for pool in reversed(pools):
+    choices, layers = list[Choice](), list[str]()
+    for pool in reversed(_pools(calls, module, spec)):
         hits = reaches_score(recorded.score, [candidate.output for candidate in pool], spec)
         reaching = [candidate for candidate, hit in zip(pool, hits, strict=True) if hit]
-        if reaching and len(choices) < count and (tokens or hits[-1]):
-            choices.insert(0, choose(reaching, recorded.images, spec, count if tokens else 1))
-    layers = [candidate.name for choice in choices for candidate in choice.read]
+        of_tokens = pool[-1].output.ndim == 3
+        if reaching and len(layers) < count and (of_tokens or hits[-1]):
+            choices.insert(0, choose(reaching, recorded.images, spec, count if of_tokens else 1))
+            layers = [candidate.name for choice in choices for candidate in choice.read]
     if spec.tokens is None:
         _check_mostly_maps(calls, layers, spec)
     if not layers:
@@ -107,6 +108,16 @@ def find_tokens(module: nn.Module, shape: tuple[int, int, int]) -> TokenLayout |
     if 2 * fitting.get(length, 0) <= len(later):
         return None
     return TokenLayout(prefix=length - patches, grid=(height, width))
+
+
+def _pools(calls: Sequence[Call], module: nn.Module, spec: BackboneSpec) -> list[list[Candidate]]:
+    """Return the layers to choose from: of feature maps by resolution, largest first; then those of tokens."""
+    maps = _deepest_maps(calls, spec)
+    if spec.tokens is None:
+        return maps
+    norms, (height, width) = _first_norms(calls, module, spec.tokens), spec.tokens.grid
+    before = [pool for pool in maps if math.prod(positions(pool[0].output, spec) or ()) > height * width]
+    return [*before, *([norms] if norms else [])]
 
 
 def _deepest_maps(calls: Iterable[Call], spec: BackboneSpec) -> list[list[Candidate]]:
