@@ -2,15 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from difflib import get_close_matches
 from typing import Any
 
 from torch import nn
 
+from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
+
+logger = logging.getLogger("tame")
 
 _CALL = re.compile(r"(.+)#([1-9][0-9]*)")
 
@@ -79,6 +83,19 @@ def count_calls(module: nn.Module, layers: Sequence[str]) -> Iterator[dict[str, 
         for layer in layers:
             stack.enter_context(call_hook(module, layer, hook_of(layer)))
         yield counts
+
+
+def say_last_calls(counts: Mapping[str, int], spec: BackboneSpec) -> None:
+    """Log which layers are modules that are called several times, except where the spec names them so."""
+    named = {spec.cam_layer, *(layer for layers in spec.layers.values() for layer in layers)}
+    for layer, count in counts.items():
+        if count > 1 and split_call(layer)[1] is None and layer not in named:
+            logger.warning(
+                "%s is called %d times: the output of its last call is read; %s#1 names the first call",
+                layer,
+                count,
+                layer,
+            )
 
 
 def check_layer(module: nn.Module, layer: str) -> None:

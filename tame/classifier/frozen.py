@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 from torch.fx import GraphModule
 
-from tame.classifier.calls import count_calls, split_call
+from tame.classifier.calls import count_calls, say_last_calls
 from tame.classifier.extractor import (
     HookedExtractor,
     build_extractor,
@@ -21,6 +21,7 @@ from tame.classifier.extractor import (
 )
 from tame.classifier.layout import channels_first
 from tame.classifier.outputs import WithOutput, with_output
+from tame.classifier.probabilities import warn_of_probabilities
 from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
 from tame.classifier.shared import buffers_restored, sharing_copy
@@ -42,15 +43,13 @@ class FrozenClassifier(nn.Module):
         spec: Specification of the classifier.
         module: The trained network, frozen in place. It returns logits (B, K), or a value in which
             `tame.classifier.outputs.with_output` finds them.
-        layers: Names of the feature layers (modules whose outputs are read), earliest first; ``pool#1`` is the first
-            call of a module that runs several times, and its plain name means the last.
-        weights: Name of the weights, for checkpoints and run folders: a published name, the path of a file,
-            ``random``, or ``given`` for a module that the caller built.
+        layers: Names of the feature layers, earliest first: modules, or their calls, see `tame.classifier.calls`.
+        weights: Name of the weights in checkpoints and run folders; ``given`` for a module that the caller built.
         layers_named: Whether the user chose these layers. If not, the layers of a preset or checkpoint replace them.
         source: Arguments of `tame.load_classifier` that the classifier was loaded with, for run folders.
         shared: Whether the module shares its tensors with a network that may be trained meanwhile, see
             `tame.classifier.shared.sharing_copy`: their memory format is left as it is.
-        no_layers: Why it has no feature layers; ``layers`` then is empty, and reading it raises an error that says so.
+        no_layers: Why it has no feature layers: reading ``layers`` then raises an error that says so.
 
     Raises:
         InputError: If the module rejects its input or its logits contradict the spec; if a layer does not exist, does
@@ -85,9 +84,8 @@ class FrozenClassifier(nn.Module):
             for parameter in module.parameters():  # `requires_grad_` of the whole is not supported by TorchScript
                 parameter.requires_grad_(False)
         self.module = with_output(spec, module)
-        preprocessing = spec.preprocessing
-        self.register_buffer("mean", torch.tensor(preprocessing.mean).view(1, -1, 1, 1), persistent=False)
-        self.register_buffer("std", torch.tensor(preprocessing.std).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, -1, 1, 1), persistent=False)
+        self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, -1, 1, 1), persistent=False)
         self._extractor: nn.Module = build_extractor(self.module, self._layers)
         self._weights_hash = ""
         self._check_features()
@@ -266,18 +264,6 @@ class FrozenClassifier(nn.Module):
         masks = upsample(maps, (height, width))
         return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
-    def _say_last_calls(self, counts: Mapping[str, int]) -> None:
-        """Log which named layers are modules that are called several times, except where the spec says so."""
-        said = {self.spec.cam_layer, *(layer for layers in self.spec.layers.values() for layer in layers)}
-        for layer, count in counts.items():
-            if count > 1 and split_call(layer)[1] is None and layer not in said:
-                logger.warning(
-                    "%s is called %d times: the output of its last call is read; %s#1 names the first call",
-                    layer,
-                    count,
-                    layer,
-                )
-
     def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
         feature = feature.float() if self.casts else feature
         if feature.ndim == 3 and self.spec.tokens is not None:
@@ -289,15 +275,15 @@ class FrozenClassifier(nn.Module):
 
     def _check_features(self) -> None:
         """Compare the features with the modules' own outputs on a random image; if they differ, use hooks."""
-        shape = (1, *self.spec.preprocessing.shape)
-        images = torch.rand(shape, generator=torch.Generator().manual_seed(0))
+        images = torch.rand((1, *self.spec.preprocessing.shape), generator=torch.Generator().manual_seed(0))
         device = next(self.module.parameters(), self.mean).device
         self.to(device)
         with torch.no_grad():
             inputs = self.normalise(images.to(device))
             with count_calls(self.module, self._layers) as counts:
                 expected, logits = hooked_outputs_and_result(self.module, self._layers, inputs)
-            self._say_last_calls(counts)
+            say_last_calls(counts, self.spec)
+            warn_of_probabilities(logits, self.spec)
             for layer, output in zip(self._layers, expected, strict=True):
                 if not isinstance(output, Tensor):
                     raise InputError(f"layer {layer!r} returns a {type(output).__name__}: expected one tensor")
@@ -310,6 +296,6 @@ class FrozenClassifier(nn.Module):
                     what = (*map("layer {!r}".format, self._layers), "the logits")[number - 1]
                     raise InputError(f"{what} of {self.spec.name} differ between two passes over the same image")
         self._channels = tuple(
-            self._to_map(output, layer, shape[2:]).shape[1]
+            self._to_map(output, layer, images.shape[2:]).shape[1]
             for layer, output in zip(self._layers, expected, strict=True)
         )

@@ -7,6 +7,7 @@ import logging
 import torch
 from torch import Tensor, nn
 
+from tame.classifier.spec import BackboneSpec
 from tame.types import ScoreKind
 from tame.utils.checks import InputError
 
@@ -46,8 +47,7 @@ def infer_score(
         found = module(images.requires_grad_())
     if not _in_range(found):
         return "softmax"
-    sums = None if found.ndim == 1 or found.shape[1] == 1 else found.detach().double().sum(1)
-    if sums is not None and bool((sums - 1).abs().amax() < _TOLERANCE):
+    if found.ndim > 1 and found.shape[1] > 1 and _sum_to_one(found):
         kind = "rows in [0, 1] that sum to 1"
     elif found.grad_fn is None or _is_bounded(found.grad_fn):
         kind = "values in [0, 1]"
@@ -60,6 +60,17 @@ def infer_score(
         kind,
     )
     return "probability"
+
+
+def warn_of_probabilities(logits: Tensor, spec: BackboneSpec) -> None:
+    """Log a warning if the outputs of a classifier whose spec says that they are logits are in [0, 1] and sum to 1."""
+    wide = logits.ndim == 2 and logits.shape[1] > 1
+    if spec.score == "softmax" and wide and _in_range(logits) and _sum_to_one(logits):
+        logger.warning(
+            "%s returns values in [0, 1] that sum to 1 where its spec says logits (score softmax): if they are "
+            "probabilities, its score is probability",
+            spec.name,
+        )
 
 
 def check_probabilities(values: Tensor, name: str) -> None:
@@ -94,6 +105,10 @@ def log_probability_pair(values: Tensor) -> Tensor:
     """
     positive = values.float().reshape(-1, 1)
     return log_probabilities(torch.cat((1 - positive, positive), 1))
+
+
+def _sum_to_one(values: Tensor) -> bool:
+    return bool((values.detach().double().sum(1) - 1).abs().amax() < _TOLERANCE)
 
 
 def _in_range(values: Tensor) -> bool:

@@ -115,7 +115,11 @@ def test_logits_are_no_probabilities(kind: str) -> None:
 
 def test_a_score_that_is_named_stays(toy_images: Tensor, caplog: pytest.LogCaptureFixture) -> None:
     classifier = freeze(lambda logits: logits.softmax(1), score="softmax")
-    assert classifier.spec.score == "softmax" and not caplog.records
+    assert classifier.spec.score == "softmax"
+    assert caplog.messages == [
+        "Ends returns values in [0, 1] that sum to 1 where its spec says logits (score softmax): if they are "
+        "probabilities, its score is probability"
+    ]
     own = Ends(lambda logits: logits.softmax(1), 5).eval()(classifier.normalise(toy_images))
     torch.testing.assert_close(scores(classifier.logits(toy_images), "softmax"), own.softmax(1))
     with pytest.raises(InputError, match=r"expected probabilities in \[0, 1\] from Ends \(score probability\), got -"):
