@@ -99,8 +99,9 @@ class Grey(nn.Module):
     [
         (
             ExplanationLogger(),
-            r"expected a spec of the classifier, or a module with a FrozenClassifier as .classifier and "
-            r"explain_batch\(images, targets\), got no spec and Training",
+            r"expected a spec of the classifier, as in ExplanationLogger\(spec, network='model'\), or "
+            r"a module with a FrozenClassifier as .classifier and explain_batch\(images, targets\), "
+            r"got no spec and Training",
         ),
         (
             ExplanationLogger(SPEC),
