@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections import OrderedDict
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -16,13 +16,11 @@ from torch import Tensor, nn
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.outputs import with_output
 from tame.classifier.probing.proposal import propose_layers
+from tame.data.user_images import IMAGE_KEYS, images_and_labels, undo_normalisation
 from tame.explainers import build_explainer
 from tame.explainers.user_code import ExplainFunction
 from tame.types import Explainer
 from tame.utils.checks import InputError, check_images
-
-_IMAGES, _LABELS = ("image", "images", "pixel_values"), ("label", "labels", "target", "targets")  # keys of batches
-_OVERSHOOT = 0.25  # resizing and augmentation leave [0, 1] by at most so much; a wrong mean or std by more
 
 
 class ExplainingCallback(Callback):
@@ -106,25 +104,18 @@ class ExplainingCallback(Callback):
         Raises:
             InputError: For a batch that is not as described.
         """
-        images, labels = _parts(batch)
+        images, labels = images_and_labels(batch)
         images = self.images_of(batch) if self.images_of else images
         if not isinstance(images, Tensor):
             raise InputError(
-                f"expected batches (images, labels) or dicts with one of {', '.join(_IMAGES)}, "
+                f"expected batches (images, labels) or dicts with one of {', '.join(IMAGE_KEYS)}, "
                 f"got {type(batch).__name__}; use images_of=..., a function of the batch"
             )
         spec, pixels = self.explained_spec, self.explained_spec.preprocessing
         images = images.detach().clone()
-        if self.spec and self.normalised and not self.images_of and images.shape[1:2] == (pixels.channels,):
-            mean, std = (images.new_tensor(each, dtype=torch.float32) for each in (pixels.mean, pixels.std))
-            images = images * std.view(-1, 1, 1) + mean.view(-1, 1, 1)
-            if images.numel() and not (images.min() >= -_OVERSHOOT and images.max() <= 1 + _OVERSHOOT):
-                raise InputError(
-                    f"expected images normalised by mean {pixels.mean} and std {pixels.std} of {spec.name}, got values "
-                    f"in [{images.min():.4g}, {images.max():.4g}] after undoing that; correct the spec, "
-                    "or use normalised=False or images_of=..."
-                )
-            images = images.clamp(0, 1)
+        if self.spec and self.normalised and not self.images_of:
+            otherwise = "correct the spec, or use normalised=False or images_of=..."
+            images = undo_normalisation(images, pixels, spec.name, otherwise)
         check_images(images, pixels.channels)
         return images.float(), labels
 
@@ -183,13 +174,3 @@ def leave_no_trace(device: torch.device) -> Iterator[None]:
             yield
     finally:
         cudnn.benchmark, cudnn.deterministic = before
-
-
-def _parts(batch: Any) -> tuple[Any, Any]:
-    """Return images and labels of a batch, None where it has none."""
-    if isinstance(batch, Mapping):
-        images, labels = (next((batch[key] for key in keys if key in batch), None) for keys in (_IMAGES, _LABELS))
-        return images, labels
-    if isinstance(batch, list | tuple):
-        return (*batch, None, None)[:2]
-    return batch, None
