@@ -236,7 +236,7 @@ class FrozenClassifier(nn.Module):
 
         The result is in channels-last memory format, like the weights, which makes convolutions up to twice as fast.
         """
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
