@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from tame.callbacks.network import ExplainingCallback, leave_no_trace
 from tame.classifier import BackboneSpec
-from tame.data import array_to_photo
+from tame.data import channels_to_photo
 from tame.explainers.user_code import ExplainFunction
 from tame.functional.masking import drawable
 from tame.functional.scores import scores
@@ -74,12 +74,6 @@ class ExplanationLogger(ExplainingCallback):
         self._validations = 0  # number of validations during training, without the sanity check
         self._due = False
         self._seen: list[_Seen] = []
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Check that there is a classifier and that its images can be explained and drawn, before any work."""
-        if self.spec and (channels := self.spec.preprocessing.channels) not in (1, 3):
-            raise InputError(f"expected a spec of 1 or 3 channels to draw, got {channels} of {self.spec.name}")
-        super().setup(trainer, pl_module, stage)
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Decide whether to draw this validation."""
@@ -149,7 +143,7 @@ class ExplanationLogger(ExplainingCallback):
             images = seen.images.to(classifier.mean.device)
             confidences, predicted = scores(classifier.logits(images), classifier.spec.score).max(1)
             maps, notes = drawable(explain(images, predicted).float())
-            pictures += [array_to_photo(image) for image in images]
+            pictures += [channels_to_photo(image) for image in images]
             overlays += [overlay(picture, each) for picture, each in zip(pictures[-len(maps) :], maps, strict=True)]
             columns = predicted.tolist(), confidences.tolist(), seen.labels, notes
             for index, confidence, label, note in zip(*columns, strict=True):

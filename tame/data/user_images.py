@@ -73,6 +73,22 @@ def undo_normalisation(images: Tensor, preprocessing: Preprocessing, name: str, 
     return images.clamp(0, 1)
 
 
+def in_unit_range(images: Tensor, preprocessing: Preprocessing, name: str, normalised: bool) -> Tensor:
+    """Return images (B, C, H, W) in [0, 1], that are so already or were normalised by the mean and std of a classifier.
+
+    Raises:
+        InputError: For values outside of [0, 1].
+    """
+    if normalised:
+        return undo_normalisation(images, preprocessing, name, "correct the mean and std, or use normalised=False")
+    if images.is_floating_point() and images.numel() and not (images.min() >= -1e-6 and images.max() <= 1 + 1e-6):
+        raise InputError(
+            f"expected an image in [0, 1], got values in [{images.min():.4g}, {images.max():.4g}]: use normalised=True "
+            f"for one that is normalised by mean {preprocessing.mean} and std {preprocessing.std}"
+        )
+    return images
+
+
 @dataclass(frozen=True)
 class UserImages:
     """Images of the user's own dataset, by index.
@@ -150,16 +166,8 @@ class UserImages:
         if image.dtype == torch.uint8:
             photo = to_photo(array_to_photo(image), preprocessing.channels)
             return Crop.of(preprocessing, kind)(photo, generator)
-        name, images = type(self.dataset).__name__, image.detach()[None]
-        if self.normalised:
-            images = undo_normalisation(
-                images, preprocessing, name, "correct the mean and std, or use normalised=False"
-            )
-        elif images.is_floating_point() and images.numel() and not (images.min() >= -1e-6 and images.max() <= 1 + 1e-6):
-            raise InputError(
-                f"expected images of {name} in [0, 1], got values in [{images.min():.4g}, {images.max():.4g}]: use "
-                "normalised=True for images that are normalised by the classifier's mean and std"
-            )
+        name = type(self.dataset).__name__
+        images = in_unit_range(image.detach()[None], preprocessing, name, self.normalised)
         check_images(images, preprocessing.channels)
         if tuple(images.shape[1:]) != preprocessing.shape:
             raise InputError(

@@ -131,7 +131,7 @@ class Grey(nn.Module):
             ExplanationLogger(
                 replace(SPEC, preprocessing=replace(SPEC.preprocessing, mean=(0.0,) * 4, std=(1.0,) * 4)), "net"
             ),
-            "expected a spec of 1 or 3 channels to draw, got 4 of toy_cnn",
+            r"expected a network that takes images of shape \(2, 4, 32, 32\).* check the input size, mean and std",
         ),
     ],
 )

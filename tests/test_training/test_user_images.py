@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch.utils.data import (
     DataLoader,
     Dataset,
@@ -22,8 +22,9 @@ from torch.utils.data import (
 
 import tame
 from tame.cli.main import main
-from tame.data import Crop, array_to_photo, load_image, walk_images
+from tame.data import Crop, load_image, walk_images
 from tame.data.user_images import UserImages
+from tame.functional.masking import min_max
 from tame.utils.checks import InputError
 from toys import TOY_SPECS, ToyCNN
 
@@ -91,14 +92,30 @@ def test_a_network_in_memory_is_trained_and_used(photographs: Path, tmp_path: Pa
     image = tensors(photographs)[0]
     by_object = tame.explain(image, classifier, "c", method=run.explainer)
     by_folder = tame.explain(image, classifier, "c", checkpoint=run.folder)
-    inputs = Crop.of(PIXELS)(array_to_photo(image))
-    direct = run.explainer(inputs[None], torch.tensor([2]))[0]
+    direct = run.explainer(image[None], torch.tensor([2]))[0]
     direct = (direct - direct.min()) / (direct.max() - direct.min())
     torch.testing.assert_close(torch.from_numpy(by_object.map), direct, atol=1e-5, rtol=1e-4)
     torch.testing.assert_close(by_folder.map, by_object.map, atol=1e-5, rtol=1e-4)
     assert by_object.target == 2 and by_object.method == "ttame"
     assert network.training and all(parameter.requires_grad for parameter in network.parameters())
     assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+
+
+def test_ten_channels(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Conv2d(10, 4, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 2))
+    pixels = tame.Preprocessing(24, 24, mean=(0.4,) * 10, std=(0.2,) * 10)
+    classifier = tame.FrozenClassifier.from_module(network, preprocess=pixels)
+    data = TensorDataset((torch.rand(12, 10, 24, 24) - 0.4) / 0.2)
+    run = tame.train(
+        classifier, data=data, normalised=True, epochs=1, batch_size=4, init_images=4, out=tmp_path / "run"
+    )  # fmt: skip
+    assert 0 <= run.metrics["val/rank/AD_50"] <= 100
+    image = torch.rand(10, 24, 24)
+    explanation = tame.explain(image, classifier, 1, method=run.explainer)
+    direct = run.explainer(image[None], [1])[0]
+    assert explanation.map.shape == direct.shape == (22, 22)
+    torch.testing.assert_close(torch.from_numpy(explanation.map), min_max(direct[None])[0], atol=1e-5, rtol=1e-4)
 
 
 def test_a_subset_of_a_loader_is_used(photographs: Path) -> None:
