@@ -9,7 +9,7 @@ from typing import Any, overload
 import numpy as np
 from PIL import Image
 from torch import Tensor, nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
@@ -44,7 +44,7 @@ def explain(
 ) -> Explanation: ...
 @overload
 def explain(
-    image: DataLoader[Any] | Sequence[OneImage],
+    image: DataLoader[Any] | Dataset[Any] | Sequence[OneImage],
     classifier: Classifier = ...,
     target: Targets = ...,
     **arguments: Any,
@@ -74,8 +74,8 @@ def explain(
 
     Args:
         image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1]; or several: a
-            list of these, a batch (B, C, H, W), or a DataLoader. A tensor of floats (C, H, W) of the classifier's input
-            size is shown to it as it is; everything else is resized and cropped.
+            list of these, a batch (B, C, H, W), a Dataset or a DataLoader. A tensor of floats (C, H, W) of the
+            classifier's input size is shown to it as it is; everything else is resized and cropped.
         classifier: A trained network, a frozen classifier, or what `tame.load_classifier` takes as ``backbone``.
         target: Class to explain, index or name, or one for each image; default: the predicted classes.
         normalised: Whether tensors of floats are normalised by the classifier's mean and std.

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Sequence, Sized
 from itertools import islice
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, cast
@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset, IterableDataset
 
 from tame.classifier import BackboneSpec
 from tame.data import Crop, array_to_photo, channels_to_photo, check_file, load_image, to_photo
@@ -22,8 +22,8 @@ from tame.utils.checks import InputError
 OneImage: TypeAlias = str | Path | Image.Image | np.ndarray | Tensor
 """An image: a file, a PIL image, or an array of three dimensions (grey: two)."""
 
-SeveralImages: TypeAlias = Sequence[OneImage] | np.ndarray | Tensor | DataLoader[Any]
-"""A list of images, a batch (B, C, H, W), or a loader of batches."""
+SeveralImages: TypeAlias = Sequence[OneImage] | np.ndarray | Tensor | Dataset[Any] | DataLoader[Any]
+"""A list of images, a batch (B, C, H, W), a dataset, or a loader of batches."""
 
 Targets: TypeAlias = int | str | Sequence[int | str] | np.ndarray | Tensor | None
 """A class for all images, one for each, or None: the predicted ones."""
@@ -62,12 +62,13 @@ class Inputs:
         )
         self.normalised, self.channels = normalised, channels
         self._images: Any = [_Read.of(images)] if self.one else images
-        if not isinstance(self._images, list | tuple | np.ndarray | Tensor | DataLoader):
+        several = isinstance(self._images, list | tuple | np.ndarray | Tensor | Dataset | DataLoader)
+        if not several or isinstance(self._images, IterableDataset):
             raise InputError(
-                "expected an image (a file, a PIL image, an array), a list of images, a batch (B, C, H, W) or a "
-                f"DataLoader, got {type(images).__name__}"
+                "expected an image (a file, a PIL image, an array), a list of images, a batch (B, C, H, W), a Dataset "
+                f"or a DataLoader, got {type(images).__name__}"
             )
-        if not isinstance(self._images, DataLoader) and not len(self._images):
+        if not isinstance(self._images, DataLoader) and not len(cast("Sized", self._images)):
             raise InputError(f"expected at least one image, got an empty {type(images).__name__}")
         for each in self._images if isinstance(self._images, list | tuple) else ():
             if isinstance(each, str | Path):
@@ -101,7 +102,8 @@ class Inputs:
 
     def _each(self) -> Iterator[Any]:
         if not isinstance(self._images, DataLoader):
-            yield from self._images
+            samples = (self._images[index] for index in range(len(self._images)))
+            yield from (images_and_labels(one)[0] for one in samples) if isinstance(self._images, Dataset) else samples
             return
         for batch in self._images:
             images, _ = images_and_labels(batch)

@@ -57,13 +57,14 @@ def as_given(kind: str, images: Tensor) -> tuple[Any, bool]:
         "normalised": ((images - MEAN) / STD, True),
         "loader": (DataLoader(TensorDataset(images, torch.zeros(COUNT)), batch_size=4), False),
         "plain loader": (DataLoader(list(images), batch_size=20), False),  # type: ignore[arg-type]
+        "dataset": (TensorDataset(images, torch.zeros(COUNT)), False),
         "normalised dicts": (DataLoader([{"pixel_values": (image - MEAN) / STD} for image in images], 3), True),  # type: ignore[arg-type]
     }
     return data[kind]
 
 
 @pytest.mark.parametrize(
-    "kind", ["batch", "double", "list", "tuple", "normalised", "loader", "plain loader", "normalised dicts"]
+    "kind", ["batch", "double", "list", "tuple", "normalised", "loader", "plain loader", "dataset", "normalised dicts"]
 )
 def test_several_images(classifier: FrozenClassifier, images: Tensor, kind: str) -> None:
     """Tensors of the classifier's input size are its inputs as they are; by default the predicted classes."""
@@ -158,6 +159,7 @@ def test_a_stream(classifier: FrozenClassifier, images: Tensor) -> None:
         (torch.rand(0, 3, 32, 32), None, "expected at least one image, got an empty Tensor"),
         (["missing.jpg"], None, "cannot read missing.jpg: No such file"),
         (3, None, r"expected an image \(a file, a PIL image, an array\), a list of images, .*, got int"),
+        (Stream([]), None, "a Dataset or a DataLoader, got Stream"),
         (iter([]), None, "a batch .* or a DataLoader, got list_iterator"),
         (torch.randn(2, 3, 32, 32) * 3, None, r"expected an image in \[0, 1\], got values in .*: use normalised=True"),
         (DataLoader([{"photo": 1}]), None, r"expected a DataLoader of batches \(images, labels\), .* got dict"),  # type: ignore[arg-type]
