@@ -236,13 +236,12 @@ class FrozenClassifier(nn.Module):
 
         The result is in channels-last memory format, like the weights, which makes convolutions up to twice as fast.
         """
-        return ((images - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
+        return ((images.to(self.mean.dtype) - self.mean) / self.std).contiguous(memory_format=torch.channels_last)
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
         outputs = self._extractor(self.normalise(images))
-        size = images.shape[2:]
-        features = tuple(self._to_map(outputs[str(index)], layer, size) for index, layer in enumerate(self._layers))
+        features = tuple(self._to_map(outputs[str(i)], layer, images.shape[2:]) for i, layer in enumerate(self._layers))
         return ClassifierOutput(outputs["logits"], features)
 
     def logits(self, images: Tensor) -> Tensor:

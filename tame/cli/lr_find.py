@@ -22,7 +22,11 @@ def run(arguments: Arguments) -> int:
 
 COMMAND = Command(
     run=run,
-    parts=(Part(lr_find), Part(train, without=WITHOUT), Part(load_classifier, without=("checkpoint",))),
+    parts=(
+        Part(lr_find),
+        Part(train, without=(*WITHOUT, "normalised")),
+        Part(load_classifier, without=("checkpoint",)),
+    ),
     ignored=tuple(name for name in WITHOUT if name != "out"),
     examples=(
         "tame lr-find --data photos/",

@@ -18,7 +18,7 @@ def run(arguments: Arguments) -> int:
 
 COMMAND = Command(
     run=run,
-    parts=(Part(train), Part(load_classifier, without=("checkpoint",))),
+    parts=(Part(train, without=("normalised",)), Part(load_classifier, without=("checkpoint",))),
     examples=(
         "tame train --data photos/ --out runs/mine",
         "tame train --backbone resnet50 --data IMAGENET --lists datalist --preset released",

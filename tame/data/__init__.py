@@ -5,7 +5,7 @@
 
 from tame.data.dataset import Batch, ImageListDataset, Sample
 from tame.data.folders import ImageFolders, resolve_folders, resolve_list, walk_images
-from tame.data.images import array_to_photo, check_no_address, load_image, to_photo
+from tame.data.images import array_to_photo, channels_to_photo, check_file, check_no_address, load_image, to_photo
 from tame.data.lists import (
     ImageEntry,
     draw,
@@ -26,6 +26,8 @@ __all__ = [
     "ImageListDataset",
     "Sample",
     "array_to_photo",
+    "channels_to_photo",
+    "check_file",
     "check_no_address",
     "crop_box",
     "draw",

@@ -7,15 +7,30 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, Dataset
 
+from tame.classifier import Preprocessing
 from tame.data.dataset import EpochSampler, ImageListDataset, Sample
 from tame.data.lists import ImageEntry
-from tame.data.transforms import Crop, CropKind, CropValues
+from tame.data.transforms import CROP_KINDS, Crop, CropKind
+from tame.data.user_images import UserDataset, UserImages
 from tame.utils.checks import InputError
 
 
-def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
+def open_images(
+    entries: Sequence[ImageEntry],
+    preprocessing: Preprocessing,
+    crop: CropKind = "centre",
+    seed: int = 0,
+    user_images: UserImages | None = None,
+) -> ImageListDataset | UserDataset:
+    """Return the dataset of listed images, which are files or in the user's own dataset."""
+    if user_images is None:
+        return ImageListDataset(entries, Crop.of(preprocessing, crop), seed)
+    return UserDataset(user_images, entries, preprocessing, crop, seed)
+
+
+def image_loader(dataset: Dataset[Sample], batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
     """Return a loader of the dataset's images in order, in batches (`tame.data.dataset.Batch`)."""
     return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers))
 
@@ -63,6 +78,7 @@ class ImageListDataModule(LightningDataModule):
         batch_size: Images per batch.
         num_workers: Number of worker processes that read images; 0: the main process reads them.
         seed: Seed of shuffling and random crops.
+        user_images: The user's own dataset, in which the images are; None: they are files.
 
     Raises:
         InputError: For a batch size below 1, a negative number of workers, or an unknown crop.
@@ -72,11 +88,12 @@ class ImageListDataModule(LightningDataModule):
         self,
         train: Sequence[ImageEntry],
         val: Sequence[ImageEntry],
-        preprocessing: CropValues,
+        preprocessing: Preprocessing,
         crop: CropKind = "centre",
         batch_size: int = 32,
         num_workers: int = 0,
         seed: int = 0,
+        user_images: UserImages | None = None,
     ) -> None:
         super().__init__()
         if batch_size < 1:
@@ -84,13 +101,15 @@ class ImageListDataModule(LightningDataModule):
         if num_workers < 0:
             raise InputError(f"expected a number of workers of at least 0, got {num_workers}")
         self.train, self.val = train, val
-        self.train_crop, self.val_crop = Crop.of(preprocessing, crop), Crop.of(preprocessing)
+        if crop not in CROP_KINDS:
+            raise InputError(f"expected one of the crops {', '.join(CROP_KINDS)}, got {crop!r}")
+        self.preprocessing, self.crop, self.user_images = preprocessing, crop, user_images
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed
 
     def setup(self, stage: str | None = None) -> None:
         """Create the datasets."""
-        self.train_set = ImageListDataset(self.train, self.train_crop, self.seed)
-        self.val_set = ImageListDataset(self.val, self.val_crop, self.seed)
+        self.train_set = open_images(self.train, self.preprocessing, self.crop, self.seed, self.user_images)
+        self.val_set = open_images(self.val, self.preprocessing, "centre", self.seed, self.user_images)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled training batches; a resumed run starts after the samples that it has trained on.

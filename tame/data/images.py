@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import re
+from collections.abc import Sequence
 from functools import cache
 from pathlib import Path
 
@@ -52,7 +53,7 @@ def load_image(path: str | Path, channels: int = 3) -> Image.Image:
         InputError: If the file cannot be read, with its path and the reason in one sentence.
     """
     path = Path(path)
-    _check_file(path)
+    check_file(path)
     try:
         with Image.open(path) as image:
             return to_photo(image, channels, source=str(path.parent))
@@ -66,7 +67,12 @@ def load_image(path: str | Path, channels: int = 3) -> Image.Image:
         raise InputError(f"cannot read {shown(path)}: it cannot be decoded ({_one_line(error)})") from error
 
 
-def _check_file(path: Path) -> None:
+def check_file(path: Path) -> None:
+    """Check that a path is a file that is not empty.
+
+    Raises:
+        InputError: For an address, a folder, or a file that is missing or empty.
+    """
     check_no_address(path)
     try:
         size = path.stat().st_size
@@ -165,6 +171,22 @@ def array_to_photo(values: np.ndarray | Tensor) -> Image.Image:
     if array.dtype != np.uint8 or not array.size:
         raise InputError(f"expected an image of uint8, or of floats in [0, 1], got {array.dtype} {shape}")
     return Image.fromarray(np.ascontiguousarray(array)).convert("RGB")
+
+
+def channels_to_photo(image: Tensor, channels: Sequence[int] | None = None) -> Image.Image:
+    """Convert a tensor of any number of channels to an 8-bit RGB image.
+
+    Args:
+        image: (C, H, W) in [0, 1].
+        channels: Channels that become red, green and blue, or one that becomes grey; default: the first three, of fewer
+            the first.
+
+    Example:
+        >>> import torch
+        >>> channels_to_photo(torch.arange(10).div(255).view(10, 1, 1), (9, 4, 0)).getpixel((0, 0))
+        (9, 4, 0)
+    """
+    return array_to_photo(image[list(channels or ((0, 1, 2) if len(image) >= 3 else (0,)))])
 
 
 def _to_array(values: np.ndarray | Tensor) -> np.ndarray:

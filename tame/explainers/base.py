@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from types import MappingProxyType
 from typing import Any
 
+import torch
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
@@ -53,8 +54,13 @@ class CheckedExplainer(ABC):
         """Its name in files: the method that it was built by, otherwise its class."""
         return self.method or type(self).__name__
 
-    def __call__(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Explain ``targets`` (B,) on ``images`` (B, C, H, W) in [0, 1].
+    def __call__(self, images: Tensor, targets: Tensor | Sequence[int | str] | int | str | None = None) -> Tensor:
+        """Explain ``targets`` on ``images``.
+
+        Args:
+            images: (B, C, H, W) in [0, 1], floats of any precision.
+            targets: Classes, (B,) indices in a tensor, or indices or names in a sequence; one index or name for all
+                images; default: the predicted classes.
 
         Returns:
             Maps (B, h, w), unscaled and without an autograd graph.
@@ -64,12 +70,26 @@ class CheckedExplainer(ABC):
         """
         spec = self.classifier.spec
         check_images(images, spec.preprocessing.channels)
+        images = images.float()
+        targets = self._indices(images, targets)
         check_targets(targets, len(images), spec.num_classes)
         with naming_cut_gradients(self.classifier):
             maps = self.explain(images, targets).detach()
         maps = maps.float() if self.classifier.casts else maps
         check_maps(maps, len(images))
         return maps
+
+    def _indices(self, images: Tensor, targets: Tensor | Sequence[int | str] | int | str | None) -> Tensor:
+        """Return targets as a tensor; those that are one already are checked later."""
+        if targets is None:
+            with torch.no_grad():
+                return self.classifier.logits(images).argmax(1)
+        if isinstance(targets, Tensor):
+            whole = targets.ndim and not (targets.is_floating_point() or targets.dtype == torch.bool)
+            return targets.long() if whole else targets
+        each = [targets] * len(images) if isinstance(targets, int | str) else list(targets)
+        spec = self.classifier.spec
+        return torch.tensor([spec.resolve_target(one) for one in each], dtype=torch.int64, device=images.device)
 
     @abstractmethod
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:

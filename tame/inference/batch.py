@@ -94,6 +94,21 @@ class Classes:
         return torch.tensor(list(dict.fromkeys(self.targets)), device=logits.device).expand(len(logits), -1)
 
 
+@dataclass(frozen=True)
+class OwnClass:
+    """One class of each image.
+
+    Attributes:
+        targets: Class indices, one for each image of a batch.
+    """
+
+    targets: tuple[int, ...]
+
+    def choose(self, logits: Tensor) -> Tensor:
+        """Return the classes (B, 1) to explain."""
+        return torch.tensor(self.targets, device=logits.device)[:, None]
+
+
 def prepare_image(image: Image.Image, crop: Crop, file: str | None) -> PreparedImage:
     """Return an upright RGB image of any size with the classifier's input."""
     inputs = crop(image if crop.channels == 3 else image.convert("L"))
@@ -101,7 +116,7 @@ def prepare_image(image: Image.Image, crop: Crop, file: str | None) -> PreparedI
 
 
 def explain_batch(
-    batch: Sequence[Sequence[PreparedImage]], methods: Sequence[NamedExplainer], classes: Classes
+    batch: Sequence[Sequence[PreparedImage]], methods: Sequence[NamedExplainer], classes: Classes | OwnClass
 ) -> list[list[list[Explanation]]]:
     """Explain classes of images by each method.
 

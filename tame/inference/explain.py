@@ -1,23 +1,23 @@
-"""Explain one image."""
+"""Explain one image or several."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 from PIL import Image
 from torch import Tensor, nn
+from torch.utils.data import DataLoader, Dataset
 
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
 from tame.classifier.shared import shares_tensors
-from tame.data import Crop, array_to_photo, load_image, to_photo
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.build import MethodName
 from tame.explainers.user_code import ExplainFunction
-from tame.inference.batch import Classes, NamedExplainer, explain_batch, prepare_image
+from tame.inference.batch import NamedExplainer, explain_batch
 from tame.inference.build import (
     Backbone,
     Classifier,
@@ -27,6 +27,7 @@ from tame.inference.build import (
     check_loading,
     default_method,
 )
+from tame.inference.inputs import Inputs, OneImage, SeveralImages, Targets
 from tame.inference.kept import LastBuilt
 from tame.inference.result import Explanation
 from tame.presets import PRESETS, Preset
@@ -37,11 +38,28 @@ from tame.utils.imports import import_function
 _last = LastBuilt[NamedExplainer]()
 
 
+@overload
 def explain(
-    image: str | Path | Image.Image | np.ndarray | Tensor,
+    image: str | Path | Image.Image, classifier: Classifier | None = ..., target: Targets = ..., **arguments: Any
+) -> Explanation: ...
+@overload
+def explain(
+    image: DataLoader[Any] | Dataset[Any] | Sequence[OneImage],
+    classifier: Classifier | None = ...,
+    target: Targets = ...,
+    **arguments: Any,
+) -> list[Explanation]: ...
+@overload
+def explain(
+    image: np.ndarray | Tensor, classifier: Classifier | None = ..., target: Targets = ..., **arguments: Any
+) -> Any: ...
+def explain(
+    image: OneImage | SeveralImages,
     classifier: FrozenClassifier | nn.Module | str | Path | None = None,
-    target: int | str | None = None,
+    target: Targets = None,
     *,
+    normalised: bool = False,
+    channels: Sequence[int] | None = None,
     method: str | ExplainFunction | CheckedExplainer | None = None,
     checkpoint: str | Path | None = None,
     weights: str | Path | None = None,
@@ -49,16 +67,21 @@ def explain(
     preset: str = "tame",
     device: DeviceName = "auto",
     **arguments: Any,
-) -> Explanation:
-    """Explain one image.
+) -> Explanation | list[Explanation]:
+    """Explain one image, or each of several.
 
     The classifier and the explainer of the last call are kept for the next one with the same arguments.
 
     Args:
-        image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1].
+        image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1]; or several: a
+            list of these, a batch (B, C, H, W), a Dataset or a DataLoader. A tensor of floats (C, H, W) of the
+            classifier's input size is shown to it as it is; everything else is resized and cropped.
         classifier: A trained network, a frozen classifier, or what `tame.load_classifier` takes as ``backbone``;
             default: that of the checkpoint, otherwise efficientnet_lite0.
-        target: Class to explain, index or name; default: the predicted class.
+        target: Class to explain, index or name, or one for each image; default: the predicted classes.
+        normalised: Whether tensors of floats are normalised by the classifier's mean and std.
+        channels: Channels of tensors that are drawn as red, green and blue, or one as grey; default: the first three,
+            of fewer the first.
         method: A name of `tame list methods` (``ttame@FOLDER`` names a checkpoint), ``grad-cam:NAME``,
             ``package.module:function``, a function of images and targets that returns maps, or a built explainer;
             default: T-TAME with a checkpoint or a shipped one, otherwise Grad-CAM.
@@ -72,7 +95,7 @@ def explain(
         arguments: Arguments of the method, such as ``masks=500`` of RISE.
 
     Returns:
-        The explanation; notebooks display it as an overlay.
+        The explanation, which notebooks display as an overlay; of several images a list.
 
     Raises:
         InputError: For an image, a class or a setting that cannot be used.
@@ -82,11 +105,10 @@ def explain(
         >>> image = np.zeros((300, 400, 3), np.uint8)
         >>> explain(image, resnet18(), target=281, method="gradcam").map.shape
         (7, 7)
+        >>> [one.target for one in explain([image, image], resnet18(), target=[281, 285], method="gradcam")]
+        [281, 285]
     """
-    if isinstance(image, str | Path):
-        whole, file = load_image(image), str(image)
-    else:
-        whole, file = to_photo(image) if isinstance(image, Image.Image) else array_to_photo(image), None
+    inputs = Inputs(image, normalised, channels)
     loading = check_loading({"weights": weights, "layers": layers, "device": device})
     chosen = PRESETS.get(preset)
     if isinstance(method, CheckedExplainer):
@@ -95,10 +117,12 @@ def explain(
     else:
         sources = [_file(classifier), _file(checkpoint), loading, _file(weights), preset, _code(method), arguments]
         by = _last.get(sources, lambda: _build(classifier, method, checkpoint, loading, chosen, arguments))
-    spec = by.classifier.spec
-    classes = Classes(None if target is None else (spec.resolve_target(target),))
-    prepared = prepare_image(whole, Crop.of(spec.preprocessing), file)
-    return explain_batch([[prepared]], [by], classes)[0][0][0]
+    explained = [
+        of_image[0][0]
+        for batch, classes in inputs.batches(by.classifier.spec, target)
+        for of_image in explain_batch([[one] for one in batch], [by], classes)
+    ]
+    return explained[0] if inputs.one else explained
 
 
 def _build(

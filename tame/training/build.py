@@ -15,8 +15,8 @@ from tame.attention.initialise import can_start_from_classifier, initialise_from
 from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
 from tame.classifier.gradients import class_gradients
-from tame.data import Crop, ImageListDataset, draw
-from tame.data.datamodule import ImageListDataModule, image_loader
+from tame.data import draw
+from tame.data.datamodule import ImageListDataModule, image_loader, open_images
 from tame.training.plan import TrainingPlan
 from tame.utils.checks import InputError
 
@@ -101,6 +101,7 @@ def _build_data(plan: TrainingPlan) -> ImageListDataModule:
         batch_size=choices.batch_size,
         num_workers=plan.hardware.num_workers,
         seed=plan.seed,
+        user_images=plan.lists.user_images,
     )
 
 
@@ -108,7 +109,7 @@ def _initialise(model: ExplainedClassifier, plan: TrainingPlan) -> None:
     """Initialise the mechanism from the classifier's logits and gradients on some training images."""
     classifier, attention = model.classifier, cast(Any, model.attention)  # checked in _build_model
     entries = draw(plan.lists.train, plan.init_images, plan.seed)
-    images = ImageListDataset(entries, Crop.of(classifier.spec.preprocessing))
+    images = open_images(entries, classifier.spec.preprocessing, user_images=plan.lists.user_images)
     loader = image_loader(images, _INIT_BATCH, plan.hardware.num_workers)
     batches = [batch["image"].to(plan.device) for batch in loader]
     gradients = class_gradients(classifier, batches)

@@ -4,8 +4,12 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+from functools import cached_property
 from pathlib import Path
+from typing import Any, cast
+
+from torch.utils.data import DataLoader, Dataset
 
 from tame.data import (
     ImageEntry,
@@ -18,6 +22,7 @@ from tame.data import (
     split_validation,
     walk_images,
 )
+from tame.data.user_images import UserImages
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -25,18 +30,23 @@ logger = logging.getLogger("tame")
 
 @dataclass(frozen=True)
 class TrainingLists:
-    """The images of a run: training and validation entries, and the folders that their paths are relative to."""
+    """The images of a run: training and validation entries, and the folders that their paths are relative to.
+
+    Those of the user's own dataset are there, and their paths are indices.
+    """
 
     train: Sequence[ImageEntry]
     val: Sequence[ImageEntry]
     train_root: Path
     val_root: Path
+    user_images: UserImages | None = None
 
     def hashes(self) -> dict[str, str]:
-        """Return the SHA-256 of both lists."""
+        """Return the SHA-256 of both lists, and what the user's own dataset is."""
         return {
             "train_list_sha256": list_hash(self.train, self.train_root),
             "val_list_sha256": list_hash(self.val, self.val_root),
+            **({"dataset": self.user_images.description} if self.user_images else {}),
         }
 
 
@@ -45,10 +55,11 @@ class TrainingImages:
     """The choice of images for a run; None is the default. See `tame.train` for the fields.
 
     Raises:
-        InputError: For a limit below 1.
+        InputError: For a limit below 1, or what only images in files can have beside a dataset.
     """
 
-    data: str | Path | None = None
+    data: str | Path | Dataset[Any] | DataLoader[Any] | None = None
+    normalised: bool = False
     lists: str | Path | None = None
     train_list: str | Path | None = None
     val_list: str | Path | None = None
@@ -60,6 +71,25 @@ class TrainingImages:
         for name in ("per_label", "limit_images", "limit_val_images"):
             if (limit := getattr(self, name)) is not None and limit < 1:
                 raise InputError(f"expected {name} of at least 1, got {limit}")
+        if self.user_images is None:
+            if self.normalised:
+                raise InputError("expected normalised only with a Dataset or DataLoader as data: files are in [0, 1]")
+            return
+        names = ("lists", "train_list", "val_list", "per_label")
+        if refused := [name for name in names if getattr(self, name) is not None]:
+            raise InputError(f"expected {', '.join(refused)} only with a folder as data, got a Dataset or DataLoader")
+
+    @cached_property
+    def user_images(self) -> UserImages | None:
+        """The user's own dataset; None for files."""
+        if self.data is None or isinstance(self.data, str | Path):
+            return None
+        return UserImages.of(self.data, self.normalised)
+
+    def arguments(self) -> dict[str, Any]:
+        """Return the arguments of `tame train`; a dataset, which no command can name, is described."""
+        arguments = {one.name: getattr(self, one.name) for one in fields(self) if one.name != "normalised"}
+        return arguments | ({"data": self.user_images.description} if self.user_images else {})
 
     def find(self, num_classes: int, seed: int) -> TrainingLists:
         """Find the images.
@@ -71,7 +101,12 @@ class TrainingImages:
         Raises:
             InputError: For a missing folder, list or image, or a line that cannot be read.
         """
-        folders = resolve_folders(self.data)
+        if self.user_images:
+            train, val = split_validation(self.user_images.entries(), seed=seed)
+            logger.info("%d of %d images were split off for validation.", len(val), len(train) + len(val))
+            train, val = draw(train, self.limit_images, seed), draw(val, self.limit_val_images, seed)
+            return TrainingLists(train, val, Path(), Path(), self.user_images)
+        folders = resolve_folders(cast("str | Path | None", self.data))
         train_file = resolve_list(self.train_list, self.lists, "train.txt")
         train = read_list(train_file, folders.train, num_classes) if train_file else walk_images(folders.train)
         val_file = resolve_list(self.val_list, self.lists, "Validation.txt")

@@ -175,7 +175,7 @@ def _config(classifier: FrozenClassifier, images: TrainingImages, recipe: Recipe
     device = classifier.mean.device.type
     automatic = "cuda" if torch.cuda.is_available() else "cpu"
     where = {} if device == automatic else {"device": device}  # only a device that was chosen
-    arguments = asdict(images) | asdict(recipe) | asdict(hardware)
+    arguments = images.arguments() | asdict(recipe) | asdict(hardware)
     plain = {name: str(value) if isinstance(value, Path) else value for name, value in arguments.items()}
     return {
         "backbone": classifier.spec.name,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
@@ -20,7 +22,7 @@ from tame.types import LossForm, MaskingKind, Precision
 def train(
     classifier: FrozenClassifier | nn.Module | str | Path = DEFAULT_BACKBONE,
     *,
-    data: str | Path | None = None,
+    data: str | Path | Dataset[Any] | DataLoader[Any] | None = None,
     lists: str | Path | None = None,
     train_list: str | Path | None = None,
     val_list: str | Path | None = None,
@@ -44,6 +46,7 @@ def train(
     precision: Precision = "auto",
     num_workers: int = 0,
     seed: int = 0,
+    normalised: bool = False,
     out: str | Path | None = None,
     resume: bool = True,
 ) -> TrainedRun:
@@ -55,11 +58,17 @@ def train(
     (``lightning/``), logs (``logs/``), the image lists (``train.txt``, ``validation.txt``), and ``config.json``: the
     arguments that repeat the run.
 
+    A Dataset returns an image, ``(image, label)``, or a dict with ``image``, by index. PIL images and uint8 are resized
+    and cropped; float tensors (C, H, W) of the classifier's input size are used as they are. Of a DataLoader the
+    dataset, the collate function and the indices of a `SubsetRandomSampler` are used, not the batches. A tenth of the
+    images, drawn by seed, is for validation; ``train.txt`` and ``validation.txt`` list their indices.
+    Of the dataset of an interrupted run only type and length are compared when it is resumed.
+
     Args:
         classifier: The classifier: frozen, a trained network, or a name (see `tame.load_classifier`). It is trained on
             the device of the classifier.
         data: ImageNet root (with ILSVRC2012_img_train and ILSVRC2012_img_val) or any folder of images; default: DATA
-            of the environment or of .env.
+            of the environment or of .env. In Python also a Dataset or DataLoader.
         lists: Folder of image lists; default: LIST of the environment or of .env.
         train_list: List of training images, a path or a name in lists; default: train.txt there, otherwise every image
             of the training folder.
@@ -87,11 +96,14 @@ def train(
         precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
         num_workers: Worker processes that load images; 0 loads them in the main process.
         seed: Seed of everything random.
+        normalised: Whether the float tensors of a Dataset or DataLoader are normalised by the classifier's mean and
+            std; otherwise they are in [0, 1].
         out: Folder of the run; default: runs/BACKBONE.
         resume: Resume an interrupted run in that folder, and refuse to overwrite a finished one; false starts over.
 
     Returns:
-        The folder of the run, the trained explainer, and its validation metrics.
+        The folder of the run (a checkpoint), the trained explainer (a method of `tame.explain`), and its validation
+        metrics.
 
     Raises:
         InputError: For anything that cannot be used, before training starts; for a loss that becomes infinite or NaN.
@@ -105,9 +117,14 @@ def train(
         >>> run = tame.train(classifier, data=photos, epochs=0, out=tempfile.mkdtemp())
         >>> run.explainer(torch.rand(1, 3, 224, 224), torch.tensor([1])).shape
         torch.Size([1, 222, 222])
+        >>> images = torch.utils.data.TensorDataset(torch.rand(4, 3, 224, 224))
+        >>> run = tame.train(classifier, data=images, epochs=0, out=tempfile.mkdtemp())
+        >>> tame.explain(torch.rand(3, 224, 224), classifier, "dog", method=run.explainer).map.shape
+        (222, 222)
     """
     images = TrainingImages(
         data=data,
+        normalised=normalised,
         lists=lists,
         train_list=train_list,
         val_list=val_list,

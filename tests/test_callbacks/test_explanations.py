@@ -12,6 +12,7 @@ import pytest
 import torch
 from lightning.pytorch.loggers import CSVLogger, MLFlowLogger, TensorBoardLogger, WandbLogger
 from PIL import Image
+from torch import nn
 
 from logged_trainings import (
     MEAN,
@@ -24,6 +25,7 @@ from logged_trainings import (
     dicts,
     drawn,
     images,
+    loader,
     pairs,
     trainer,
 )
@@ -144,6 +146,22 @@ def test_loggers_of_other_kinds(tmp_path: Path) -> None:
         ("run", "RGB", "explanations/test-epoch=0-step=0.png"),
     ]
     assert drawn(tmp_path / "csv" / "version_0") == ["test-epoch=0-step=0.png"]
+
+
+def test_four_channels_are_drawn_as_the_first_three(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network = nn.Sequential(
+        nn.Conv2d(4, 8, 3), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)
+    )  # fmt: skip
+    pixels = replace(SPEC.preprocessing, mean=(0.5,) * 4, std=(0.25,) * 4)
+    spec = replace(SPEC, preprocessing=pixels, layers={}, cam_layer="1")
+    levels = torch.tensor([0, 51, 102, 153]) / 255
+    batches = loader(((levels - 0.5) / 0.25).view(4, 1, 1).expand(4, 32, 32))
+    module = Training()
+    module.parts["net"] = network
+    trainer(ExplanationLogger(spec, "net", "centre", n=1), tmp_path).validate(module, batches, verbose=False)
+    with Image.open(tmp_path / "explanations" / "val-epoch=0-step=0.png") as picture:
+        assert (0, 51, 102) in {colour for _, colour in picture.convert("RGB").getcolors(1 << 20) or ()}
 
 
 def test_a_spec_without_layers_gets_them_proposed(tmp_path: Path) -> None:

@@ -99,8 +99,9 @@ class Grey(nn.Module):
     [
         (
             ExplanationLogger(),
-            r"expected a spec of the classifier, or a module with a FrozenClassifier as .classifier and "
-            r"explain_batch\(images, targets\), got no spec and Training",
+            r"expected a spec of the classifier, as in ExplanationLogger\(spec, network='model'\), or "
+            r"a module with a FrozenClassifier as .classifier and explain_batch\(images, targets\), "
+            r"got no spec and Training",
         ),
         (
             ExplanationLogger(SPEC),
@@ -130,7 +131,7 @@ class Grey(nn.Module):
             ExplanationLogger(
                 replace(SPEC, preprocessing=replace(SPEC.preprocessing, mean=(0.0,) * 4, std=(1.0,) * 4)), "net"
             ),
-            "expected a spec of 1 or 3 channels to draw, got 4 of toy_cnn",
+            r"expected a network that takes images of shape \(2, 4, 32, 32\).* check the input size, mean and std",
         ),
     ],
 )

@@ -20,7 +20,8 @@ from logged_trainings import (
     pairs,
     trainer,
 )
-from tame.callbacks.explanations import ExplanationLogger, detached_copy, find_network
+from tame.callbacks.explanations import ExplanationLogger
+from tame.callbacks.network import detached_copy, find_network
 from tame.classifier import BackboneSpec
 from tame.explainers.controls import Control, all_ones_maps
 from toys import ToyCNN

@@ -106,7 +106,7 @@ def test_drop_and_increase_of_ttame_in_a_test(ttame: AttentionModule, tmp_path: 
 @pytest.mark.parametrize("batch_size", [1, 4, 32])
 def test_road_of_ttame_in_a_test(ttame: AttentionModule, tmp_path: Path, batch_size: int) -> None:
     """The noise of an image depends on its index, not on its batch."""
-    callback = RemoveAndDebias(REMOVES, pass_rows=batch_size + 1)
+    callback = RemoveAndDebias(removes=REMOVES, pass_rows=batch_size + 1)
     (logged,) = trainer(callback, tmp_path).test(ttame, loader(batch_size), verbose=False)
     assert logged == values(evaluated(ttame, tmp_path / "run"), ROAD, "test")
 
@@ -118,7 +118,7 @@ def test_the_same_as_an_evaluation(toy_classifier: Make, tmp_path: Path, kind: s
     summary = evaluated(module, tmp_path / "run")
     for callback, names in (
         (AverageDropIncrease(scalings=("minmax", "rank")), AD_IC),
-        (RemoveAndDebias(REMOVES), ROAD),
+        (RemoveAndDebias(removes=REMOVES), ROAD),
     ):
         (logged,) = trainer(callback, tmp_path, inference_mode=inference_mode).validate(
             module, loader(32), verbose=False
@@ -129,7 +129,7 @@ def test_the_same_as_an_evaluation(toy_classifier: Make, tmp_path: Path, kind: s
 def test_both_together(toy_classifier: Make, tmp_path: Path) -> None:
     module = Module(toy_classifier())
     run = trainer(AverageDropIncrease(scalings=("minmax", "rank")), tmp_path)
-    run.callbacks.append(RemoveAndDebias(REMOVES))  # type: ignore[attr-defined]
+    run.callbacks.append(RemoveAndDebias(removes=REMOVES))  # type: ignore[attr-defined]
     (logged,) = run.test(module, loader(32), verbose=False)
     assert logged == values(evaluated(module, tmp_path / "run"), AD_IC | ROAD, "test")
 
@@ -147,8 +147,8 @@ def test_batches_without_an_index_count_on(toy_classifier: Make, tmp_path: Path)
 
     module = Module(toy_classifier())
     batches: Any = DataLoader(WithoutIndex(COUNT), batch_size=4)
-    (logged,) = trainer(RemoveAndDebias(REMOVES), tmp_path).test(module, batches, verbose=False)
-    (expected,) = trainer(RemoveAndDebias(REMOVES), tmp_path).test(module, loader(4), verbose=False)
+    (logged,) = trainer(RemoveAndDebias(removes=REMOVES), tmp_path).test(module, batches, verbose=False)
+    (expected,) = trainer(RemoveAndDebias(removes=REMOVES), tmp_path).test(module, loader(4), verbose=False)
     assert logged == expected
 
 
@@ -181,7 +181,7 @@ def test_masking_margin_noise_and_seed_are_used(toy_classifier: Make, tmp_path: 
     assert logged[2] != logged[0]
     assert logged[3]["val/minmax/IC_100"] == 0
     plain, *others = (
-        trainer(RemoveAndDebias((0.5,), **changes), tmp_path).validate(module, loader(), verbose=False)[0]
+        trainer(RemoveAndDebias(removes=(0.5,), **changes), tmp_path).validate(module, loader(), verbose=False)[0]
         for changes in ({}, {"seed": 1}, {"noise": 0.0})
     )
     assert all(other["val/road/morf_confidence"] != plain["val/road/morf_confidence"] for other in others)
@@ -193,6 +193,7 @@ def test_images_that_a_distributed_sampler_repeats_count_once(
 ) -> None:
     """Four processes, one after the other: 12 images are dealt, of which 11 are different ones."""
     module, measures = Module(toy_classifier(), "random"), callback()
+    measures.setup(None, module, "test")
     measures.on_test_epoch_start(None, module)
     for rank in range(4):
         sampler: Any = DistributedSampler(Images(COUNT), 4, rank, shuffle=False)
@@ -200,7 +201,7 @@ def test_images_that_a_distributed_sampler_repeats_count_once(
         measures._seen.clear()
         process: Any = SimpleNamespace(world_size=4, test_dataloaders=batches)
         for number, batch in enumerate(batches):
-            measures.on_test_batch_end(process, module, None, batch, number)
+            measures.on_test_batch_start(process, module, batch, number)
     assert {int(mean.count) for mean in measures.means.values()} == {COUNT}
     alone = callback()
     (logged,) = trainer(alone, tmp_path).test(module, loader(), verbose=False)
@@ -237,15 +238,20 @@ def test_errors(toy_classifier: Make, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected rows per pass of 1 or more, or None \(as many as fit\), got -1"):
         AverageDropIncrease(pass_rows=-1)
     with pytest.raises(InputError, match=r"expected remove, a fraction of the pixels, in \(0, 1\], got 10"):
-        RemoveAndDebias((10,))
+        RemoveAndDebias(removes=(10,))
     with pytest.raises(InputError, match="expected noise of 0 or more, got -1"):
         RemoveAndDebias(noise=-1)
     for callback in (AverageDropIncrease, RemoveAndDebias):
-        module: Any = Module(toy_classifier())
-        module.classifier = nn.Identity()
-        with pytest.raises(InputError, match="expected a module with a FrozenClassifier as .classifier, got Module"):
-            trainer(callback(), tmp_path).validate(module, loader(), verbose=False)
-        module = Module(toy_classifier())
-        module.explain_batch = None
-        with pytest.raises(InputError, match=r"expected a module with explain_batch\(images, targets\), got Module"):
-            trainer(callback(), tmp_path).validate(module, loader(), verbose=False)
+        message = (
+            rf"expected a spec of the classifier, as in {callback.__name__}\(spec, network='model'\), or "
+            r"a module with a FrozenClassifier as .classifier and explain_batch\(images, targets\), "
+            r"got no spec and Module"
+        )
+        for change in ({"classifier": nn.Identity()}, {"explain_batch": None}):
+            module: Any = Module(toy_classifier())
+            for name, value in change.items():
+                setattr(module, name, value)
+            with pytest.raises(InputError, match=message):
+                trainer(callback(), tmp_path).validate(module, loader(), verbose=False)
+        with pytest.raises(InputError, match="expected spec, a tame.BackboneSpec or None, got tuple"):
+            callback(("minmax",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable
+from typing import Any
 
 import pytest
 import torch
@@ -14,6 +15,7 @@ from tame.classifier import FrozenClassifier
 from tame.explainers import EXPLAINERS, CheckedExplainer, MethodName, build_explainer
 from tame.explainers.cams import GradCAM
 from tame.utils.checks import InputError
+from toys import TOY_SPECS
 
 Make = Callable[..., FrozenClassifier]
 UNTRAINED = [name for name in EXPLAINERS if not EXPLAINERS.get(name).learned]  # those need a checkpoint
@@ -98,6 +100,60 @@ class TestEveryMethod:
             explainer(images(), TARGETS[:3])
         with pytest.raises(InputError, match=r"expected targets in 0\.\.4, got 5\.\.9"):
             explainer(images(), TARGETS + 5)
+
+
+class TestTargetsAndPrecision:
+    @pytest.mark.parametrize(
+        "targets",
+        [
+            [0, 1, 2, 3, 4, 0, 1],
+            (0, 1, 2, 3, 4, 0, 1),
+            TARGETS.numpy(),
+            TARGETS.int(),
+            TARGETS.to(torch.uint8),
+            [TOY_SPECS["cnn"].class_names[index] for index in TARGETS.tolist()],
+        ],
+    )
+    def test_indices_and_names_in_any_sequence(self, toy_classifier: Make, targets: Any) -> None:
+        explainer = build_explainer(toy_classifier(), "gradcam")
+        assert torch.equal(explainer(images(), targets), explainer(images(), TARGETS))
+
+    def test_the_predicted_classes_by_default_and_one_class_for_all(self, toy_classifier: Make) -> None:
+        explainer = build_explainer(classifier := toy_classifier(), "gradcam")
+        predicted = classifier.logits(images()).argmax(1)
+        assert torch.equal(explainer(images()), explainer(images(), predicted))
+        assert torch.equal(explainer(images(), 3), explainer(images(), torch.full((7,), 3)))
+        assert not torch.equal(explainer(images(), 3), explainer(images(), 2))
+
+    @pytest.mark.parametrize("method", ["gradcam", "integrated_gradients", "rise", "captum:Saliency"])
+    def test_double_images(self, toy_classifier: Make, method: str) -> None:
+        explainer = build(toy_classifier(), method)
+        maps = explainer(images().double(), TARGETS)
+        assert maps.dtype == torch.float32 and torch.equal(maps, explainer(images(), TARGETS))
+
+    def test_a_classifier_of_double_and_half_images(self, toy_classifier: Make) -> None:
+        classifier = toy_classifier()
+        logits, features = classifier(images())
+        assert torch.equal(classifier.logits(images().double()), logits)
+        assert torch.equal(classifier(images().double()).features[0], features[0])
+        masked = classifier.masked_logits(images(), torch.ones(7, 4, 4))
+        assert torch.equal(classifier.masked_logits(images().double(), torch.ones(7, 4, 4)), masked)
+        assert classifier.logits(images().half()).dtype == torch.float32
+
+    @pytest.mark.parametrize(
+        ("targets", "message"),
+        [
+            ([0, 1], r"expected targets of shape \(7,\) and type int64, got \(2,\)"),
+            ([9] * 7, r"expected a class index in 0\.\.4, got 9"),
+            (["cow"] * 7, "unknown class 'cow' for toy_cnn"),
+            (torch.rand(7), r"expected targets of shape \(7,\) and type int64, got \(7,\) torch.float32"),
+            (torch.ones(7).bool(), r"expected targets of shape \(7,\) and type int64, got \(7,\) torch.bool"),
+            (torch.tensor(1), r"expected targets of shape \(7,\) and type int64, got \(\)"),
+        ],
+    )
+    def test_what_is_no_target(self, toy_classifier: Make, targets: Any, message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            build_explainer(toy_classifier(), "gradcam")(images(), targets)
 
 
 @pytest.mark.parametrize("method", sorted(TRANSFORMERS_ONLY))

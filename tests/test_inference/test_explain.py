@@ -85,7 +85,7 @@ def test_saved_explanation(toy_classifier, noise_files, tmp_path):
     ("image", "message"),
     [
         (np.zeros((4, 20, 20)), r"expected an image of shape \(C, H, W\) or \(H, W, C\) .* got \(4, 20, 20\)"),
-        (np.zeros((1, 3, 20, 20)), r"got \(1, 3, 20, 20\)"),
+        (np.zeros((1, 1, 3, 20, 20)), r"got \(1, 1, 3, 20, 20\)"),
         (torch.randn(3, 20, 20), r"expected an image in \[0, 1\], got values in \[-"),
         (np.zeros((20, 20, 3), np.int64), r"expected an image of uint8, or of floats in \[0, 1\], got int64"),
         (np.zeros((0, 20, 3), np.uint8), r"expected an image of .* got uint8 \(0, 20, 3\)"),
