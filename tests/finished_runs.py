@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from tame.evaluation.records import ROWS, SUMMARY, read_rows, summarise, write_rows, write_summary
+from tame.evaluation.records import SUMMARY, summarise, write_summary
+from tame.evaluation.rows import ROWS, read_rows, write_rows
 from tame.perturbations.names import causal_name, imputed_name, masked_name
 
 AD_IC: dict[str, Any] = {

@@ -17,7 +17,7 @@ from tame.checkpoints.classifier import load_classifier
 from tame.classifier import FrozenClassifier
 from tame.data import Batch
 from tame.data.dataset import Sample
-from tame.evaluation import EvaluationRequest, RunSettings, Summary, open_run, run_evaluation
+from tame.evaluation import Evaluation, EvaluationRequest, RunSettings, Summary, open_run, run_evaluations
 from tame.evaluation.batch import Maps
 from tame.evaluation.evaluate import evaluate
 from tame.evaluation.request import ChosenImages
@@ -116,8 +116,11 @@ def run(
         "dataset": Images(stop=stop),
         "provenance": {"method": method, "preset": "tame", "overrides": {}},
     }
-    arguments |= {name: changes.pop(name) for name in (*arguments, "process") if name in changes}
-    return run_evaluation(classifier=classifier, request=request_for(metrics, **changes), out=out, **arguments)
+    process = changes.pop("process", None)
+    arguments |= {name: changes.pop(name) for name in arguments if name in changes}
+    one = Evaluation(classifier=classifier, request=request_for(metrics, **changes), out=out, title=method, **arguments)
+    (summary,) = run_evaluations([one], process)
+    return summary
 
 
 def measure(method: Any = "centre", **options: Any) -> Summary:
@@ -126,6 +129,11 @@ def measure(method: Any = "centre", **options: Any) -> Summary:
     table = evaluate(method, classifier, **{"data": "photographs", "out": "run", "progress": False} | options)
     (folder,) = table.attrs["folders"].values()
     return open_run(folder).summary
+
+
+def names(folder: Path) -> list[str]:
+    """Return the names in the folder of a run, without those that are hidden."""
+    return sorted(path.name for path in folder.iterdir() if not path.name.startswith("."))
 
 
 def cells(folder: Path) -> list[dict[str, str]]:
@@ -140,4 +148,4 @@ def cells(folder: Path) -> list[dict[str, str]]:
 def numbers(summary: Summary) -> dict[str, Any]:
     """Return all of a summary that does not depend on the clock."""
     cost = {name: value for name, value in summary.cost.items() if not name.startswith("seconds_")}
-    return {**vars(summary), "cost": cost}
+    return {**vars(summary), "cost": cost, "rows_sha256": None}

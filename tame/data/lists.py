@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tame.utils.checks import InputError, shown
-from tame.utils.io import replacing
+from tame.utils.io import write_text
 
 NO_LABEL = "?"  # marks an unknown label in a list file
 _LABEL = re.compile(r"\?|-?[0-9]+")
@@ -99,9 +99,11 @@ def _numbered_lines(list_file: Path) -> list[tuple[int, str]]:
     if not list_file.is_file():
         raise InputError(f"expected a list of images, got {list_file}, which is not a file")
     try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a list of images in UTF-8, cannot read {list_file}: {error}") from error
+        text = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    except OSError as error:
+        raise InputError(f"expected a list of images, cannot read {shown(list_file)}: {error}") from error
+    if text.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise InputError(f"expected a list of images in UTF-8, got {shown(list_file)} in UTF-16")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line]
     if not lines:
@@ -267,8 +269,7 @@ def list_hash(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
 
 def write_list(path: str | Path, entries: Sequence[ImageEntry], image_root: str | Path) -> None:
     """Write a list in the format of `read_list`; the file is written atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(_as_text(entries, image_root), encoding="utf-8")
+    write_text(Path(path), _as_text(entries, image_root))
 
 
 def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:

@@ -6,10 +6,11 @@ reading a run does not import Lightning.
 
 from tame.evaluation.records import Estimate, Run, Summary, open_run, read_run
 from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
-from tame.evaluation.run import run_evaluation
+from tame.evaluation.run import Evaluation, run_evaluations
 
 __all__ = [
     "Estimate",
+    "Evaluation",
     "EvaluationRequest",
     "ImageSelection",
     "MetricSelection",
@@ -18,5 +19,5 @@ __all__ = [
     "Summary",
     "open_run",
     "read_run",
-    "run_evaluation",
+    "run_evaluations",
 ]

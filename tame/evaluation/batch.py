@@ -11,7 +11,7 @@ from torch import Tensor
 from tame.classifier import FrozenClassifier
 from tame.classifier.cost import PassCounter, Passes, relative_cost
 from tame.data import Batch
-from tame.evaluation.records import COSTS, Row
+from tame.evaluation.rows import COSTS, Row
 from tame.perturbations import (
     PassRows,
     PassSettings,

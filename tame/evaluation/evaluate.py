@@ -6,41 +6,29 @@ import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
 
 from tame.checkpoints.native import checkpoint_hash
 from tame.classifier import FrozenClassifier
 from tame.data import Crop, ImageListDataset
-from tame.evaluation.folder import RunFolder
 from tame.evaluation.map_files import MapFiles
 from tame.evaluation.prepare import MethodChoices, code_of, method_title, own_arguments, prepare
 from tame.evaluation.processes import Process
 from tame.evaluation.records import Summary
 from tame.evaluation.request import EvaluationRequest, ImageSelection, MetricSelection, RunSettings
-from tame.evaluation.run import run_evaluation
+from tame.evaluation.run import Evaluation, run_evaluations
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.registry import check_names
 from tame.explainers.user_code import ExplainFunction
 from tame.types import MapScaling, MaskingKind, Precision
 from tame.utils.checks import InputError
+from tame.utils.folders import check_folder
 from tame.utils.io import folder_name
 
 if TYPE_CHECKING:
     import pandas as pd
-
-
-class FinishedRun(NamedTuple):
-    """A finished evaluation of one method.
-
-    Attributes:
-        summary: Its summary.
-        folder: The folder of the run.
-    """
-
-    summary: Summary
-    folder: Path
 
 
 def evaluate(
@@ -140,45 +128,34 @@ def evaluate(
     if maps is not None:
         sources[""] = MapFiles(maps, request.images.files)
     folders = _folders(sources, Path(f"evaluations/{folder_name(prepared.classifier.spec.name)}"), out)
+    evaluations = [evaluation_of(each, prepared.classifier, request, folders[key]) for key, each in sources.items()]
     process = prepared.processes.start()  # everything that can be checked beforehand is checked
-    finished = {
-        key or _title(source): evaluate_explainer(source, prepared.classifier, request, folders[key], process)
-        for key, source in sources.items()
-    }
-    return _frame(finished, process)
+    summaries = run_evaluations(evaluations, process)
+    return _frame([key or _title(each) for key, each in sources.items()], evaluations, summaries, process)
 
 
-def evaluate_explainer(
-    explainer: CheckedExplainer | MapFiles,
-    classifier: FrozenClassifier,
-    request: EvaluationRequest,
-    out: Path,
-    process: Process | None = None,
-) -> FinishedRun:
-    """Evaluate one explainer, or maps from files.
+def evaluation_of(
+    explainer: CheckedExplainer | MapFiles, classifier: FrozenClassifier, request: EvaluationRequest, out: Path
+) -> Evaluation:
+    """Return the evaluation of an explainer, or of maps from files.
 
     Args:
         explainer: The explainer; it is evaluated on its own classifier.
         classifier: The classifier that maps from files explain.
         request: What all methods of the evaluation share.
         out: Folder of the run.
-        process: Which of several processes this one is; None: the only one.
-
-    Raises:
-        InputError: If ``out`` holds a run with other settings; if no image counts.
     """
     if isinstance(explainer, CheckedExplainer):
         classifier = explainer.classifier
-    summary = run_evaluation(
+    return Evaluation(
         _explain_with(explainer),
         classifier,
         ImageListDataset(request.images.entries, Crop.of(classifier.spec.preprocessing)),
         request,
         _provenance(explainer, request),
         out,
-        process,
+        _title(explainer),
     )
-    return FinishedRun(summary, out)
 
 
 _SHARED = {"preset", "devices", "num_nodes"} | {
@@ -228,7 +205,7 @@ def _folders(
     if not folders or len(set(folders.values())) < len(folders):
         raise InputError(f"expected methods with names of different folders, got {', '.join(sources) or 'none'}")
     for folder in folders.values():
-        RunFolder(folder)  # refuses a file
+        check_folder(folder)
     return folders
 
 
@@ -264,17 +241,19 @@ def _provenance(source: CheckedExplainer | MapFiles, request: EvaluationRequest)
     return found | {"overrides": overrides, "list": request.images.name, "list_sha256": request.images.sha256}
 
 
-def _frame(finished: Mapping[str, FinishedRun], process: Process) -> pd.DataFrame:
+def _frame(
+    names: Sequence[str], evaluations: Sequence[Evaluation], summaries: Sequence[Summary], process: Process
+) -> pd.DataFrame:
     """Return a row per method."""
     import pandas as pd
 
     rows = {
-        name: {"images": run.summary.images} | {key: estimate.value for key, estimate in run.summary.metrics.items()}
-        for name, run in finished.items()
+        name: {"images": summary.images} | {key: estimate.value for key, estimate in summary.metrics.items()}
+        for name, summary in zip(names, summaries, strict=True)
     }
     frame = pd.DataFrame.from_dict(rows, orient="index").rename_axis("method")
     frame.attrs |= {
-        "folders": {name: str(run.folder) for name, run in finished.items()},
+        "folders": {name: str(one.out) for name, one in zip(names, evaluations, strict=True)},
         "main_process": process.rank == 0,
     }
     return frame

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 
 
 class MapFiles:
@@ -30,21 +30,21 @@ class MapFiles:
     def __init__(self, folder: str | Path, files: Sequence[str]) -> None:
         self.name, folder = str(folder), Path(folder)
         if not folder.is_dir():
-            raise InputError(f"expected a folder of maps, got {folder}")
+            raise InputError(f"expected a folder of maps, got {shown(folder)}")
         self.folder = folder
         self.paths = [_find(folder, file) for file in files]
         missing = [file for file, path in zip(files, self.paths, strict=True) if path is None]
         if missing:
             raise InputError(
-                f"{folder} lacks the maps of {len(missing)} of {len(files)} images, such as "
-                f"{Path(missing[0]).with_suffix('.npy')}"
+                f"{shown(folder)} lacks the maps of {len(missing)} of {len(files)} images, such as "
+                f"{shown(Path(missing[0]).with_suffix('.npy'))}"
             )
         if len(set(self.paths)) < len(set(files)):
             shared = next(path for path in self.paths if self.paths.count(path) > 1)
-            raise InputError(f"expected a map of its own for each image, got {shared} for several")
+            raise InputError(f"expected a map of its own for each image, got {shown(shared)} for several")
         shapes = {_read(path, only_header=True).shape: path for path in self.paths if path}
         if len(shapes) > 1 or any(len(shape) != 2 for shape in shapes):
-            raise InputError(f"expected maps (h, w) of one shape in {folder}, got {sorted(shapes)}")
+            raise InputError(f"expected maps (h, w) of one shape in {shown(folder)}, got {sorted(shapes)}")
 
     @property
     def sha256(self) -> str:
@@ -69,9 +69,9 @@ def _read(path: Path, only_header: bool = False) -> np.ndarray:
     try:
         array: np.ndarray = np.load(path, mmap_mode="r" if only_header else None, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
-        raise InputError(f"expected a map as a .npy file, got {path}: {error}") from error
+        raise InputError(f"expected a map as a .npy file, got {shown(path)}: {error}") from error
     if not isinstance(array, np.ndarray):  # an archive of arrays under another name
-        raise InputError(f"expected a map as a .npy file, got {path}: it holds {type(array).__name__}")
+        raise InputError(f"expected a map as a .npy file, got {shown(path)}: it holds {type(array).__name__}")
     if array.dtype.kind not in "fiub":
-        raise InputError(f"expected a map of numbers, got {path} of type {array.dtype}")
+        raise InputError(f"expected a map of numbers, got {shown(path)} of type {array.dtype}")
     return array

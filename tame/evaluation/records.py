@@ -1,53 +1,36 @@
-"""What an evaluation leaves on disk: a row per image, and a summary with its provenance."""
+"""What a finished evaluation leaves on disk: its rows, and a summary with its provenance."""
 
 from __future__ import annotations
 
-import csv
-import json
+import hashlib
 import logging
 import math
-from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
+from tame.evaluation.rows import COSTS, DELETE, ROWS, Rows, counted, damaged, read_rows
 from tame.functional.bootstrap import FloatArray, standard_error
 from tame.metrics import measures_of
 from tame.perturbations.names import kept_column
-from tame.utils.checks import InputError
-from tame.utils.io import replacing, write_json
+from tame.utils.checks import InputError, shown
+from tame.utils.io import read_json, write_json
 
 if TYPE_CHECKING:
     import pandas as pd
 
 logger = logging.getLogger("tame")
 
-ROWS = "rows.csv"
 SUMMARY = "summary.json"
-COSTS = ("explain_forward", "explain_backward", "seconds_explain", "seconds_perturb", "seconds_classify")
-"""Columns of the cost of each image: passes of the explainer, and its share of the batch's seconds."""
 
 _FLAGS = ("label", "target", "correct_top1", "correct_top5", "counted", "constant", "invalid")
 _OLD_ARGUMENTS = {
     "rise_masks": "masks",
     "cam_layer": "layer",
 }  # keys of earlier versions, and the arguments that they hold
-
-Row = Mapping[str, str | int | float]
-
-
-class Rows(NamedTuple):
-    """Rows of a run, by column.
-
-    Attributes:
-        files: File of each image, n of them.
-        columns: Every other column by name, (n,); NaN where a cell is empty.
-    """
-
-    files: list[str]
-    columns: dict[str, FloatArray]
 
 
 class Estimate(NamedTuple):
@@ -74,6 +57,7 @@ class Summary:
         metrics: Estimates by name of the measure, such as ``minmax/AD_100`` or ``rank/IC_15``.
         undefined: How many images have a measure without a finite value, because the classifier gives NaN for them:
             means over them are NaN.
+        rows_sha256: Hash of the file of the rows; None in runs of earlier versions.
     """
 
     settings: dict[str, Any]
@@ -85,6 +69,7 @@ class Summary:
     cost: dict[str, float]
     metrics: dict[str, Estimate]
     undefined: int = 0
+    rows_sha256: str | None = field(default=None, compare=False)
 
     def as_dict(self) -> dict[str, Any]:
         """Return the summary as plain values."""
@@ -103,53 +88,6 @@ class Run(NamedTuple):
         return counted(self.rows)
 
 
-def write_rows(path: Path, rows: Sequence[Row]) -> None:
-    """Write rows as CSV, floats to their last digit; the file is written atomically."""
-    with (
-        replacing(path) as temporary,
-        temporary.open("w", newline="", encoding="utf-8", errors="surrogateescape") as file,
-    ):
-        writer = csv.DictWriter(file, fieldnames=list(rows[0]), lineterminator="\n")
-        writer.writeheader()
-        writer.writerows(rows)
-
-
-def join_rows(parts: Iterable[Path], path: Path) -> None:
-    """Join CSV files of the same columns into one, in the order of the list, every cell as it was written.
-
-    An image that occurs in two parts counts once.
-    """
-    found: dict[int, dict[str, str]] = {}
-    for part in parts:
-        with part.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-            found |= {int(line["index"]): line for line in csv.DictReader(file)}
-    write_rows(path, [found[index] for index in sorted(found)])
-
-
-def read_rows(path: Path) -> Rows:
-    """Read the rows of a run.
-
-    Raises:
-        InputError: If the file does not exist, or holds no rows of an evaluation.
-    """
-    if not path.is_file():
-        raise InputError(f"expected the rows of an evaluation, got no file {path}")
-    with path.open(newline="", encoding="utf-8", errors="surrogateescape") as file:
-        reader = csv.DictReader(file)
-        lines = list(reader)
-    names = [name for name in reader.fieldnames or () if name != "file"]
-    try:
-        files = [line["file"] for line in lines]
-        columns = {name: np.array([_number(line[name]) for line in lines]) for name in ("p", *names)}
-    except (KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} holds no rows of an evaluation: cannot read {error}") from error
-    return Rows(files, columns)
-
-
-def _number(cell: str) -> float:
-    return math.nan if cell == "" else float(cell)
-
-
 def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -> Summary:
     """Compute the summary of a run with these settings, see `tame.metrics.measures_of`, and this relative cost.
 
@@ -160,7 +98,7 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
     if not rows.files:
         raise InputError(f"expected at least one image that counts, got none of {len(every['p'])}")
     known = ~np.isnan(every["label"])
-    values = {measure.name: measure.values(rows.columns) for measure in measures_of(settings)}
+    values = _values(rows.columns, settings)
     undefined = [file for file, *each in zip(rows.files, *values.values(), strict=True) if not np.isfinite(each).all()]
     if undefined:
         logger.warning(
@@ -168,7 +106,7 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
             settings.get("backbone", "the classifier"),
             len(undefined),
             len(rows.files),
-            ", ".join(undefined[:5]) + (", ..." if len(undefined) > 5 else ""),
+            ", ".join(map(shown, undefined[:5])) + (", ..." if len(undefined) > 5 else ""),
         )
     return Summary(
         settings=settings,
@@ -185,13 +123,18 @@ def summarise(rows: Rows, settings: dict[str, Any], work: float | None = None) -
     )
 
 
-def counted(rows: Rows) -> Rows:
-    """Return the rows that enter the metrics: all, or those of correctly classified images (``only``)."""
-    chosen = rows.columns["counted"] == 1
-    if chosen.all():
-        return rows
-    files = [file for file, keep in zip(rows.files, chosen, strict=True) if keep]
-    return Rows(files, {name: values[chosen] for name, values in rows.columns.items()})
+def _values(columns: Mapping[str, FloatArray], settings: Mapping[str, Any]) -> dict[str, FloatArray]:
+    """Return each image's value (n,) of every measure.
+
+    Raises:
+        InputError: If a column is missing.
+    """
+    try:
+        return {measure.name: measure.values(columns) for measure in measures_of(settings)}
+    except KeyError as error:
+        raise InputError(
+            f"expected rows of the metrics {', '.join(settings['metrics'])}, got none of {error}"
+        ) from error
 
 
 def write_summary(path: Path, summary: Summary) -> None:
@@ -206,9 +149,9 @@ def read_summary(path: Path) -> Summary:
         InputError: If the file does not exist, or is no summary of an evaluation.
     """
     if not path.is_file():
-        raise InputError(f"expected the summary of a finished evaluation, got no file {path}")
+        raise InputError(f"expected the summary of a finished evaluation, got no file {shown(path)}")
+    content = read_json(path, DELETE)
     try:
-        content = json.loads(path.read_text(encoding="utf-8"))
         metrics = {
             name: Estimate(*(math.nan if value is None else value for value in estimate.values()))
             for name, estimate in content["metrics"].items()
@@ -216,7 +159,7 @@ def read_summary(path: Path) -> Summary:
         summary = Summary(**content | {"metrics": metrics})
         return replace(summary, settings=upgraded(summary.settings))
     except (AttributeError, KeyError, TypeError, ValueError) as error:
-        raise InputError(f"{path} is no summary of an evaluation: {error}") from error
+        raise damaged(path, f"it is no summary of an evaluation: {error}") from error
 
 
 def upgraded(settings: Mapping[str, Any]) -> dict[str, Any]:
@@ -238,10 +181,30 @@ def open_run(folder: str | Path) -> Run:
     """Read a finished evaluation from its folder.
 
     Raises:
-        InputError: If there is none in the folder.
+        InputError: If there is none in the folder, or its rows are not those of its summary.
     """
     folder = Path(folder)
-    return Run(folder, read_summary(folder / SUMMARY), read_rows(folder / ROWS))
+    run = Run(folder, read_summary(folder / SUMMARY), read_rows(folder / ROWS))
+    check_rows(run)
+    positions = run.rows.columns["index"].tolist()
+    if positions != list(range(len(positions))) or len(run.counted().files) != run.summary.images:
+        raise damaged(folder / ROWS, "it does not hold the images of the summary, once each")
+    return run
+
+
+def check_rows(run: Run) -> None:
+    """Check that the rows of a run are those that its summary was computed from.
+
+    Raises:
+        InputError: If the file has changed since.
+    """
+    if run.summary.rows_sha256 not in (None, rows_hash(run.folder)):
+        raise damaged(run.folder / ROWS, "it is not the file that the summary was computed from")
+
+
+def rows_hash(folder: Path) -> str:
+    """Return the SHA-256 of the file of the rows in a folder."""
+    return hashlib.sha256((folder / ROWS).read_bytes()).hexdigest()
 
 
 def read_run(folder: str | Path) -> pd.DataFrame:
@@ -265,8 +228,8 @@ def read_run(folder: str | Path) -> pd.DataFrame:
     import pandas as pd
 
     run = open_run(folder)
-    columns: dict[str, Any] = {name: values for name, values in run.rows.columns.items() if name != "index"}
-    columns |= {measure.name: measure.values(columns) for measure in measures_of(run.summary.settings)}
+    columns = {name: values for name, values in run.rows.columns.items() if name != "index"}
+    columns |= _values(columns, run.summary.settings)
     index = pd.Index(run.rows.columns["index"].astype(int), name="index")
     frame = pd.DataFrame({"file": run.rows.files, **columns}, index=index)
     whole = {name: "Int64" for name in run.rows.columns if name in _FLAGS or name.endswith(kept_column(""))}

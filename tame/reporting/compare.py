@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
 
 from tame.classifier import FrozenClassifier
-from tame.evaluation.evaluate import evaluate_explainer, evaluation_arguments, resolve_request
-from tame.evaluation.folder import RunFolder
+from tame.evaluation.evaluate import evaluation_arguments, evaluation_of, resolve_request
 from tame.evaluation.prepare import MethodChoices, Prepared, prepare
 from tame.evaluation.records import Run, open_run
+from tame.evaluation.run import run_evaluations
 from tame.explainers.build import MethodName, build_explainer
 from tame.reporting import formats
 from tame.reporting.curves import curves_of, draw_curves
@@ -23,12 +23,11 @@ from tame.reporting.report import write_report
 from tame.reporting.results import Table
 from tame.reporting.table import build_table
 from tame.utils.checks import InputError
-from tame.utils.io import folder_name, replacing
+from tame.utils.folders import check_folder, claim, locked
+from tame.utils.io import folder_name, write_text
 
 if TYPE_CHECKING:
     import pandas as pd
-
-logger = logging.getLogger("tame")
 
 METHODS = (
     "ttame",
@@ -44,6 +43,7 @@ METHODS = (
     "fake_cam",
 )
 """Methods that are compared where none are named."""
+_REPORT = "report.html"
 
 
 def compare(
@@ -101,22 +101,31 @@ def compare(
     folder = Path(out or f"comparisons/{folder_name(backbone)}")
     contenders = _contenders(named, prepared, folder)
     against = _reference(reference, contenders)
-    for path in (*(one.folder for one in contenders), *([Path(report)] if report else [])):
-        RunFolder(path)  # refuses a file
+    pages = {folder: [f"table.{kind}" for kind in ("md", "csv", "tex")]}
+    if "road" in [metric.id for metric in request.metrics]:
+        pages[folder] += ["road.png", "road.pdf"]
+    if report is not None:
+        pages[Path(report)] = [*pages.get(Path(report), []), _REPORT]
+    evaluations = [evaluation_of(one.explainer, prepared.classifier, request, one.folder) for one in contenders]
+    for path in (*pages, *(one.folder for one in contenders)):
+        check_folder(path)
     process = prepared.processes.start()  # all that can be refused before has been
-    for number, one in enumerate(contenders, start=1):
+    with ExitStack() as stack:
+        with process.leading() as leads:
+            if leads:
+                stack.enter_context(locked(folder))
+                for path, names in pages.items():
+                    claim(path, names)
+        run_evaluations(evaluations, process)
+        runs = [open_run(one.folder) for one in contenders]
+        table = build_table(runs, against, asked["seed"])
+        text = formats.markdown(table) + _published(backbone, contenders)
         if process.rank == 0:
-            logger.info("%s: method %d of %d", one.method.title, number, len(contenders))
-        evaluate_explainer(one.explainer, prepared.classifier, request, one.folder, process)
-    runs = [open_run(one.folder) for one in contenders]
-    table = build_table(runs, against, asked["seed"])
-    text = formats.markdown(table) + _published(backbone, contenders)
-    if process.rank == 0:
-        _write(folder, table, text, runs)
-        if report is not None:
-            curves = curves_of(runs) if _has_road(runs) else None
-            views = views_of(contenders, [entry.name for entry in table.entries], request, report_images)
-            write_report(Path(report) / "report.html", table, curves, views)
+            _write(folder, table, text, runs)
+            if report is not None:
+                curves = curves_of(runs) if _has_road(runs) else None
+                views = views_of(contenders, [entry.name for entry in table.entries], request, report_images)
+                write_report(Path(report) / _REPORT, table, curves, views)
     frame = table.frame()
     frame.attrs |= {
         "folder": str(folder),
@@ -188,8 +197,7 @@ def _published(backbone: str, contenders: Sequence[Contender]) -> str:
 def _write(folder: Path, table: Table, markdown: str, runs: Sequence[Run]) -> None:
     """Write the tables and, with the metric road, its curves."""
     for name, text in (("table.md", markdown), ("table.csv", formats.csv(table)), ("table.tex", formats.latex(table))):
-        with replacing(folder / name) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(folder / name, text)
     if _has_road(runs):
         draw_curves(runs, folder / "road")
 

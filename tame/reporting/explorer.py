@@ -14,6 +14,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it ships no types
 from tame.data import Crop, ImageListDataset, array_to_photo
 from tame.evaluation.folder import LOOKS
 from tame.evaluation.request import EvaluationRequest
+from tame.evaluation.rows import damaged
 from tame.explainers.base import CheckedExplainer
 from tame.explainers.build import MethodName
 from tame.functional.scores import scores
@@ -79,7 +80,13 @@ def _map(one: Contender, index: int, image: Tensor, target: int) -> np.ndarray:
     """Explain ``target`` on the image (1, C, H, W) at ``index``, or read the map (h, w) that an earlier call wrote."""
     path = one.folder / LOOKS / f"{index}-{target}.npy"
     if not path.is_file():
-        found = one.explainer(image, torch.tensor([target], device=image.device))
-        write_array(path, found[0].float().cpu().numpy())
-    values: np.ndarray = np.load(path, allow_pickle=False)
-    return values
+        found: np.ndarray = one.explainer(image, torch.tensor([target], device=image.device))[0].float().cpu().numpy()
+        write_array(path, found)
+        return found
+    try:
+        kept: np.ndarray = np.load(path, allow_pickle=False)
+    except (EOFError, OSError, ValueError) as error:
+        raise damaged(path, str(error)) from error
+    if getattr(kept, "ndim", 0) != 2 or kept.dtype != np.float32:
+        raise damaged(path, "expected a map (h, w) float32")
+    return kept

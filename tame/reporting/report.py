@@ -23,7 +23,7 @@ from tame.reporting import report_tables
 from tame.reporting.report_tables import tag
 from tame.reporting.results import Table
 from tame.utils.checks import InputError
-from tame.utils.io import replacing
+from tame.utils.io import write_text
 from tame.utils.versions import VERSION
 from tame.visualize import PANELS, RoadCurves
 from tame.visualize.curves import styles
@@ -108,8 +108,7 @@ def write_report(
         data=_json(data),
     )
     path = Path(path)
-    with replacing(path) as temporary:
-        temporary.write_text(page, encoding="utf-8", newline="\n")
+    write_text(path, page)
     return path
 
 

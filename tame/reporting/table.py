@@ -26,7 +26,7 @@ from tame.reporting.runs import (
     preset_of,
 )
 from tame.utils.checks import InputError
-from tame.utils.io import replacing
+from tame.utils.io import write_text
 
 TableFormat = Literal["markdown", "latex", "csv"]
 
@@ -77,8 +77,7 @@ def table(
     if curves is not None:
         draw_curves(finished, curves)
     if out is not None:
-        with replacing(out) as temporary:
-            temporary.write_text(text, encoding="utf-8")
+        write_text(Path(out), text)
     return text
 
 

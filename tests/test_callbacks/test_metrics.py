@@ -20,7 +20,7 @@ from tame.attention.model import ExplainedClassifier
 from tame.callbacks.metrics import AverageDropIncrease, MetricCallback, RemoveAndDebias, first_time
 from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
-from tame.evaluation import Summary, run_evaluation
+from tame.evaluation import Evaluation, Summary, run_evaluations
 from tame.metrics import Deletion, ImputedConfidence, MaskedConfidence, Metric
 from tame.training.module import AttentionModule
 from tame.utils.checks import InputError
@@ -69,7 +69,7 @@ def _quiet() -> Any:
 
 def evaluated(module: Any, out: Path, *metrics: Metric) -> Summary:
     """Evaluate the module's explanations without Lightning."""
-    return run_evaluation(
+    evaluation = Evaluation(
         lambda images, targets, _indices: module.explain_batch(images, targets),
         module.classifier,
         Images(COUNT),
@@ -81,6 +81,7 @@ def evaluated(module: Any, out: Path, *metrics: Metric) -> Summary:
         {},
         out,
     )
+    return run_evaluations([evaluation])[0]
 
 
 def values(summary: Summary, names: set[str], stage: str) -> dict[str, Any]:

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import tame
-from small_runs import cells, measure
+from small_runs import cells, measure, names
 from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import load_backbone
@@ -25,8 +25,8 @@ from tame.checkpoints.classifier import load_classifier
 from tame.checkpoints.native import checkpoint_hash, save_attention
 from tame.classifier import FrozenClassifier
 from tame.data import list_hash, read_list, walk_images
-from tame.evaluation import open_run
-from tame.evaluation.evaluate import evaluate_explainer, evaluation_arguments, resolve_request
+from tame.evaluation import open_run, run_evaluations
+from tame.evaluation.evaluate import evaluation_arguments, evaluation_of, resolve_request
 from tame.explainers import build_explainer
 from tame.utils.checks import InputError
 from tame.utils.versions import versions
@@ -239,8 +239,8 @@ def test_arguments_that_methods_share(toy_classifier: Make, photographs: Path) -
     classifier = toy_classifier()
     request = resolve_request(classifier, arguments | {"progress": False})
     assert len(request.images.files) == 3 and request.settings.precision == "32"
-    found = evaluate_explainer(build_explainer(classifier, "centre"), classifier, request, Path("one"))
-    assert found.folder == Path("one") and found.summary == open_run("one").summary
+    evaluation = evaluation_of(build_explainer(classifier, "centre"), classifier, request, Path("one"))
+    assert run_evaluations([evaluation]) == [open_run("one").summary] and evaluation.title == "Centre"
     with pytest.raises(InputError, match="an evaluation takes no argument 'metric'; did you mean 'metrics'"):
         evaluation_arguments({"metric": ["road"]})
     with pytest.raises(InputError, match="an evaluation takes no argument 'maps'"):
@@ -284,4 +284,4 @@ def test_killed_and_started_again(photographs: Path) -> None:
     assert Path("killed/rows.csv").read_text().splitlines()[1 : len(finished) + 1] == finished
     whole, killed = (open_run(name).summary for name in ("whole", "killed"))
     assert killed.metrics == whole.metrics and killed.settings == whole.settings
-    assert sorted(path.name for path in Path("killed").iterdir()) == ["rows.csv", "settings.json", "summary.json"]
+    assert names(Path("killed")) == ["rows.csv", "settings.json", "summary.json"]

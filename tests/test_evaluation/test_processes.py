@@ -16,6 +16,7 @@ import pytest
 from PIL import Image
 
 import tame
+from small_runs import names
 from tame.evaluation import open_run
 from tame.evaluation.processes import Process, Processes
 from tame.utils.checks import InputError
@@ -92,7 +93,7 @@ def test_two_processes_are_as_good_as_one(folder: Path) -> None:
     for name, estimate in one.summary.metrics.items():
         assert two.summary.metrics[name] == pytest.approx(estimate, abs=1e-3), name
     assert two.summary.accuracy == one.summary.accuracy and two.summary.labelled == 7
-    assert sorted(path.name for path in (folder / "two").iterdir()) == ["rows.csv", "settings.json", "summary.json"]
+    assert names(folder / "two") == ["rows.csv", "settings.json", "summary.json"]
 
 
 @pytest.mark.slow

@@ -11,19 +11,15 @@ import pytest
 
 from tame.evaluation.records import (
     Estimate,
-    Row,
     Summary,
-    counted,
-    join_rows,
     open_run,
-    read_rows,
     read_run,
     read_summary,
     summarise,
     upgraded,
-    write_rows,
     write_summary,
 )
+from tame.evaluation.rows import Row, counted, join_rows, read_rows, write_rows
 from tame.utils.checks import InputError
 
 ROWS: list[Row] = [
@@ -163,14 +159,41 @@ def test_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the summary of a finished evaluation, got no file .*summary.json"):
         open_run(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"metrics": {}}))
-    with pytest.raises(InputError, match="is no summary of an evaluation: .*missing"):
+    with pytest.raises(InputError, match="summary.json is damaged: it is no summary of an evaluation: .*missing"):
         read_summary(tmp_path / "summary.json")
     with pytest.raises(InputError, match=r"expected the rows of an evaluation, got no file .*rows.csv"):
         read_rows(tmp_path / "rows.csv")
-    for text, wrong in (("file,a\nx,1\n", "'p'"), ("file,p\nx,half\n", "half"), ("file,p\nx\n", "NoneType")):
-        (tmp_path / "rows.csv").write_text(text)
-        with pytest.raises(InputError, match=f"holds no rows of an evaluation: cannot read .*{wrong}"):
-            read_rows(tmp_path / "rows.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "reason"),
+    [
+        (b"", "it lacks the columns counted, file, index, p"),
+        (b"file,a\nx,1\n", "it lacks the columns counted, index, p"),
+        (b"index,file,p,counted\n", "it has no rows"),
+        (b"index,file,p,counted\n0,x,0.25,1\n1,y,0.5", "its last line is cut"),
+        (b"index,file,p,counted\n0,x,half,1\n", "could not convert string to float: 'half'"),
+        (b"index,file,p,counted\n0,x\n", "row 1 has another number of cells than columns"),
+        (b"index,file,p,counted\n0,x,1,1,1\n", "row 1 has another number of cells than columns"),
+        (b"index,file,p,counted\n-1,x,1,1\n", "the index of row 1 is '-1'"),
+        (b"index,file,p,counted\n0.5,x,1,1\n", "the index of row 1 is '0.5'"),
+        (b'index,file,p,counted\n0,"x\n', "unexpected end of data"),
+        (b"index,file,p,counted\n0," + b"x" * 200_000 + b",1,1\n", r"field larger than field limit \(131072\)"),
+        (b"\x00\xff\x7fELF\x01\n\x89PNG\n", "it lacks the columns counted, file, index, p"),
+    ],
+)
+def test_damaged_rows_are_told_with_the_file_and_the_way_out(tmp_path: Path, content: bytes, reason: str) -> None:
+    path = tmp_path / "rows.csv"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=f"^{path} is damaged: {reason}. Delete it and start the evaluation again"):
+        read_rows(path)
+
+
+def test_parts_of_other_columns_are_not_joined(tmp_path: Path) -> None:
+    write_rows(tmp_path / "0.csv", ROWS[:1])
+    write_rows(tmp_path / "1.csv", [{**ROWS[1], "rank_50_p": 0.5}])
+    with pytest.raises(InputError, match="1.csv is damaged: its columns are not those of the other parts. Delete it"):
+        join_rows([tmp_path / "0.csv", tmp_path / "1.csv"], tmp_path / "rows.csv")
 
 
 # --- a row per image as a DataFrame

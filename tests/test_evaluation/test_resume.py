@@ -12,10 +12,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from small_runs import COUNT, EVERYTHING, Interrupted, cells, maps_by, numbers, run
+from small_runs import COUNT, EVERYTHING, Interrupted, cells, maps_by, names, numbers, run
 from tame.classifier import FrozenClassifier
-from tame.evaluation.records import read_rows
+from tame.evaluation.rows import read_rows
 from tame.metrics import (
+    MaskedConfidence,
     Metric,
     build_metrics,
     settings_of,
@@ -47,10 +48,10 @@ def test_interrupted_and_continued(toy_classifier: Make, tmp_path: Path, stop: i
     assert asked == [0] * (stop == 0) + list(range(stop, COUNT))  # the first one once more, for its work
     assert numbers(continued) == numbers(whole)
     assert cells(tmp_path / "cut") == cells(tmp_path / "whole")
-    assert sorted(path.name for path in (tmp_path / "cut").iterdir()) == ["rows.csv", "settings.json", "summary.json"]
+    assert names(tmp_path / "cut") == ["rows.csv", "settings.json", "summary.json"]
 
 
-@pytest.mark.parametrize("broken", ["tame.evaluation.run.write_summary", "tame.evaluation.folder.shutil.rmtree"])
+@pytest.mark.parametrize("broken", ["tame.evaluation.folder.write_summary", "tame.evaluation.folder.RunFolder._remove"])
 def test_interrupted_around_the_summary(
     toy_classifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broken: str
 ) -> None:
@@ -66,17 +67,40 @@ def test_interrupted_around_the_summary(
     assert not (tmp_path / "cut" / "parts").exists()
 
 
-def test_interrupted_while_starting_over(toy_classifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    with pytest.raises(Interrupted):
-        run(toy_classifier(), tmp_path, method="random", stop=7)
+@pytest.mark.parametrize("finished", [True, False])
+def test_interrupted_while_starting_over(
+    toy_classifier: Make, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, finished: bool
+) -> None:
+    """However far it came, rows of before are refused or gone, and never taken for those of another method."""
+    classifier, remove, outcomes = toy_classifier(), Path.unlink, []
+    metrics = (MaskedConfidence(masking="cnn"),)
+    whole = numbers(run(classifier, tmp_path / "whole", metrics, method="centre"))
+    for moment in range(8):
+        out, calls = tmp_path / str(moment), 0
+        if finished:
+            run(classifier, out, metrics, method="random")
+        else:
+            with pytest.raises(Interrupted):
+                run(classifier, out, metrics, method="random", stop=14)
 
-    def fail(*_: Any, **__: Any) -> None:
-        raise Interrupted
+        def fail(path: Path, missing_ok: bool = False) -> None:
+            nonlocal calls
+            calls += not path.name.startswith(".tame-")
+            if calls > moment and not path.name.startswith(".tame-"):  # noqa: B023 - it is called in this turn
+                raise Interrupted
+            remove(path, missing_ok)
 
-    with monkeypatch.context() as patched, pytest.raises(Interrupted):
-        patched.setattr(Path, "unlink", fail)
-        run(toy_classifier(), tmp_path, resume=False)
-    assert run(toy_classifier(), tmp_path).settings["method"] == "gradcam"  # what was measured is gone
+        with monkeypatch.context() as patched, pytest.raises(Interrupted):
+            patched.setattr(Path, "unlink", fail)
+            run(classifier, out, metrics, method="centre", resume=False, stop=0)
+        try:
+            assert numbers(run(classifier, out, metrics, method="centre")) == whole
+            outcomes.append("gone")
+        except InputError as error:
+            assert "holds a run with other settings: method 'random', not 'centre'" in str(error)
+            outcomes.append("refused")
+            assert numbers(run(classifier, out, metrics, method="centre", resume=False)) == whole
+    assert outcomes == sorted(outcomes, reverse=True) and len(set(outcomes)) == 2
 
 
 def test_continued_with_other_batches(toy_classifier: Make, tmp_path: Path) -> None:

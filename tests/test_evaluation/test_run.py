@@ -12,10 +12,10 @@ import torch
 from torch import Tensor
 
 from brightness import brightness_classifier
-from small_runs import COUNT, EVERYTHING, FILES, Images, Interrupted, cells, maps_by, numbers, request_for, run
+from small_runs import COUNT, EVERYTHING, FILES, Images, Interrupted, cells, maps_by, names, numbers, request_for, run
 from tame.classifier import FrozenClassifier
 from tame.data.dataset import Sample
-from tame.evaluation import open_run, read_run, run_evaluation
+from tame.evaluation import Evaluation, open_run, read_run, run_evaluations
 from tame.metrics import (
     ROAD,
     AverageDrop,
@@ -42,7 +42,7 @@ def sigmoid(score: float) -> float:
 def test_by_hand(tmp_path: Path) -> None:
     """The score is the pixel sum; the explainer ranks four pixels."""
     image = torch.tensor([[[1.0, 0.8], [0.6, 0.4]]])
-    summary = run_evaluation(
+    evaluation = Evaluation(
         lambda images, targets, indices: torch.tensor([[[3.0, 1.0], [2.0, 0.0]]]),
         brightness_classifier(side=2, channels=1),
         [Sample(image=image, label=0, index=0)],  # type: ignore[arg-type] # as good as a dataset
@@ -50,6 +50,7 @@ def test_by_hand(tmp_path: Path) -> None:
         {},
         tmp_path,
     )
+    (summary,) = run_evaluations([evaluation])
     p, masked = sigmoid(2.8), sigmoid(1.0 + 0.6 * 2 / 3)
     deleted = [p, sigmoid(1.8), sigmoid(1.2), sigmoid(0.4), 0.5]  # pixels of 1, 0.6, 0.8 and 0.4 go, in this order
     assert summary.metrics["minmax/AD_50"].value == pytest.approx(100 * (p - masked) / p, abs=1e-4)
@@ -118,7 +119,7 @@ def test_rows(toy_classifier: Make, tmp_path: Path) -> None:
     ]  # fmt: skip
     assert rows.columns["target"].tolist() == classifier.logits(Images().images).argmax(1).tolist()
     assert set(rows.columns["morf_10_kept"]) <= {0, 1}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["rows.csv", "settings.json", "summary.json"]
+    assert names(tmp_path) == ["rows.csv", "settings.json", "summary.json"]
 
 
 @pytest.mark.parametrize("pass_rows", [1, 7, 32])

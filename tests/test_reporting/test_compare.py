@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import logging
 from pathlib import Path
 from typing import Any
 
@@ -188,17 +187,17 @@ def test_the_first_learned_method_decides_the_layers_of_all(run: Any, toy_backbo
 
 
 def test_one_method_with_two_checkpoints(
-    run: Any, toy_backbone: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+    run: Any, toy_backbone: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     classifier = load_backbone(toy_backbone, "random")
     for name in ("a", "b"):
         model = ExplainedClassifier(classifier, build_attention("ttame", classifier.channels, 5))
         save_attention(tmp_path / name, model, {"attention": "ttame", "output_size": "largest"})
     methods = [f"ttame@{tmp_path / name}" for name in ("a", "b")]
-    with caplog.at_level(logging.INFO, "tame"):
-        frame = run(*methods, report=tmp_path / "page", report_images=1)
+    frame = run(*methods, report=tmp_path / "page", report_images=1, progress=True)
     assert frame.index.tolist() == ["T-TAME (a)", "T-TAME (b)"]
-    assert [record.message for record in caplog.records] == ["T-TAME: method 1 of 2", "T-TAME: method 2 of 2"]
+    bar = capsys.readouterr().err
+    assert "T-TAME (1 of 2):" in bar and "T-TAME (2 of 2): 100%" in bar and "18/18" in bar and "image/s" in bar
     assert sorted(path.name for path in (tmp_path / "out").glob("ttame*")) == ["ttame-a", "ttame-b"]
     assert "Difference to T-TAME (a)" in frame.attrs["table"]  # the first T-TAME
     assert frame["minmax/AD_50"].nunique() == 2
