@@ -144,7 +144,7 @@ class AttentionModule(LightningModule):
 
 
 def _spread(indices: Tensor) -> Tensor:
-    """Return a number in [0, 1) for each index: multiples of the golden ratio, which any run of indices spreads evenly."""
+    """Return a number in [0, 1) for each index: multiples of the golden ratio, spread evenly for any run of indices."""
     return indices.cpu().double().mul(_GOLDEN).frac().float()
 
 
