@@ -42,6 +42,11 @@ class Training:
     data: ImageListDataModule
     started: float
 
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.plan.choices.epochs * self.data.steps_per_epoch(self.plan.hardware.processes)
+
 
 def build(plan: TrainingPlan) -> Training:
     """Build and initialise what a plan trains; nothing is written.

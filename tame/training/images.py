@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -18,19 +19,48 @@ from tame.data import (
     split_validation,
     walk_images,
 )
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 
 logger = logging.getLogger("tame")
 
 
 @dataclass(frozen=True)
 class TrainingLists:
-    """The images of a run: training and validation entries, and the folders that their paths are relative to."""
+    """The images of a run.
+
+    Attributes:
+        train: Training entries.
+        val: Validation entries.
+        train_root: Folder that the paths of the training entries are relative to.
+        val_root: Folder that the paths of the validation entries are relative to.
+        train_file: File of the training list, None if there is none.
+        val_file: File of the validation list, None if there is none.
+    """
 
     train: Sequence[ImageEntry]
     val: Sequence[ImageEntry]
     train_root: Path
     val_root: Path
+    train_file: Path | None = None
+    val_file: Path | None = None
+
+    def check_kept(self, written: Sequence[Path]) -> None:
+        """Check that a run does not write other lists over those that it reads.
+
+        Args:
+            written: Where it writes the list of its training and that of its validation images.
+
+        Raises:
+            InputError: If it does.
+        """
+        own = zip(written, self.hashes().values(), strict=True)
+        for file, content in own:
+            for read in (self.train_file, self.val_file):
+                if read and file.is_file() and file.samefile(read) and _sha256(file) != content:
+                    raise InputError(
+                        f"expected lists of images outside of out, got {shown(read)}, which the run would overwrite: "
+                        "choose another output folder (out)"
+                    )
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of both lists."""
@@ -81,4 +111,10 @@ class TrainingImages:
             (train, val), val_root = split_validation(train, seed=seed), folders.train
             logger.info("No validation list: %d of %d images were split off.", len(val), len(train) + len(val))
         train = draw(draw_per_label(train, self.per_label, seed), self.limit_images, seed)
-        return TrainingLists(train, draw(val, self.limit_val_images, seed), folders.train, val_root)
+        val = draw(val, self.limit_val_images, seed)
+        return TrainingLists(train, val, folders.train, val_root, train_file, val_file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -25,6 +25,9 @@ from tame.utils.io import folder_name
 
 logger = logging.getLogger("tame")
 
+TRAIN_LIST, VAL_LIST = "train.txt", "validation.txt"
+"""The lists of images that a run writes."""
+
 
 @dataclass(frozen=True)
 class Hardware:
@@ -35,6 +38,11 @@ class Hardware:
     strategy: str = "auto"
     precision: Precision = "auto"
     num_workers: int = 0
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train."""
+        return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True)
@@ -142,13 +150,15 @@ def resolve(
     config = _config(classifier, images, recipe, hardware) | {"seed": seed, "resume": output.resume}
     if output.out is not None:
         config["out"] = str(output.out)
+    lists = images.find(classifier.spec.num_classes, seed)
+    lists.check_kept((folder / TRAIN_LIST, folder / VAL_LIST))
     tokens = classifier.spec.tokens is not None
     choices, attention = recipe.choices(tokens), recipe.attention_for(tokens)
     return TrainingPlan(
         classifier=_at_layers(classifier, choices.layers, attention),
         attention=attention,
         choices=choices,
-        lists=images.find(classifier.spec.num_classes, seed),
+        lists=lists,
         init_images=recipe.init_images,
         clip=recipe.clip,
         hardware=hardware,

@@ -10,6 +10,7 @@ from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
 from tame.training.build import build
 from tame.training.fit import fit
+from tame.training.folder import run_folder
 from tame.training.images import TrainingImages
 from tame.training.plan import Hardware, Output, resolve
 from tame.training.recipe import InitKind, Recipe, TrainableKind
@@ -133,5 +134,5 @@ def train(
     )
     plan = resolve(classifier, images, recipe, hardware, seed, Output(out, resume))
     training = build(plan)
-    fitted = fit(training)
-    return save(training, fitted)
+    with run_folder(plan):
+        return save(training, fit(training))

@@ -57,7 +57,7 @@ def test_training_from_images_to_a_checkpoint(run_toy, toy_backbone, tmp_path, n
         for term in ["cross_entropy", "total"] + ([] if ranked else ["area", "variation"]):
             assert any(row.get(f"{part}/{term}") for row in rows), f"{part}/{term}"
     accuracies = [float(row["val/masked_accuracy"]) for row in rows if row["val/masked_accuracy"]]
-    assert len(accuracies) == 2 and all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert len(accuracies) == 3 and all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert any(row.get("lr-SGD") or row.get("lr-SGD/pg1") for row in rows)
 
 
@@ -92,7 +92,8 @@ def test_no_epochs_write_the_initialisation(run_toy, toy_backbone):
     run = run_toy(epochs=0)
     out = run.folder
     assert sorted(path.name for path in out.iterdir()) == [
-        "attention.safetensors", "config.json", "metadata.json", "settings.json", "train.txt", "validation.txt",
+        ".tame-files.json", "attention.safetensors", "config.json", "metadata.json", "settings.json", "train.txt",
+        "validation.txt",
     ]  # fmt: skip
     state = load_file(out / "attention.safetensors")
     assert not any("shared_row" in name for name in state)
@@ -105,14 +106,17 @@ def test_what_a_run_leaves(run_toy):
     run = run_toy(preset="released")
     out = run.folder
     assert sorted(path.name for path in out.iterdir()) == [
-        "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json", "settings.json",
-        "train.txt", "validation.txt",
+        ".tame-files.json", "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json",
+        "settings.json", "train.txt", "validation.txt",
     ]  # fmt: skip
-    metrics = read_metadata(out)["metrics"]
-    assert metrics.keys() == {"val/rank/AD_50"} and run.metrics == metrics
-    measured = read_metadata(out / "last")["metrics"]
-    assert {"val/total", "val/masked_accuracy", "val/minmax/AD_100", "val/rank/IC_15"} <= measured.keys()
+    best, last = (read_metadata(folder) for folder in (out, out / "last"))
+    assert (run.metrics, run.initial_metrics, run.epoch) == (best["metrics"], best["initial_metrics"], best["epoch"])
+    for metrics in best["metrics"], best["initial_metrics"], last["metrics"], last["initial_metrics"]:
+        assert {"val/total", "val/masked_accuracy", "val/minmax/AD_100", "val/rank/IC_15"} <= metrics.keys()
+    assert best["metrics"]["val/rank/AD_50"] <= last["metrics"]["val/rank/AD_50"]
+    assert last["metrics"]["val/total"] != last["initial_metrics"]["val/total"]
     for file in (out / "lightning").iterdir():
+        assert file.name in ("best.ckpt", "last.ckpt")
         state = torch.load(file, weights_only=True)["state_dict"]
         assert state and all(name.startswith("model.attention.") for name in state)
 
