@@ -7,9 +7,10 @@ from typing import Any
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import DataLoader, Sampler
 
-from tame.data.dataset import EpochSampler, ImageListDataset, Sample
+from tame.data.dataset import EpochSampler, ImageListDataset, Sample, SampleKey
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind, CropValues
 from tame.utils.checks import InputError
@@ -106,7 +107,7 @@ class ImageListDataModule(LightningDataModule):
         loader = ResumableLoader(
             self.train_set,
             batch_size=self.batch_size,
-            sampler=sampler,
+            sampler=self._dealt(sampler),
             drop_last=len(self.train_set) > self.batch_size * self._processes(),
             **_worker_options(self.num_workers),
         )
@@ -117,6 +118,17 @@ class ImageListDataModule(LightningDataModule):
         """Return the number of training batches of each process, without creating a loader."""
         per_process = -(-len(self.train) // processes)  # samples are repeated to fill all processes equally
         return max(1, per_process // self.batch_size)
+
+    def _dealt(self, sampler: EpochSampler) -> Sampler[SampleKey]:
+        """Return this process's share of the samples, dealt in turn: what was trained on is then first in the order.
+
+        Lightning would shuffle them once more before it deals them.
+        """
+        if self.trainer is None or self._processes() == 1:
+            return sampler
+        return DistributedSamplerWrapper(
+            sampler, num_replicas=self._processes(), rank=self.trainer.global_rank, shuffle=False
+        )
 
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1

@@ -14,7 +14,7 @@ from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 from tame.attention.loss import AttentionLoss
 from tame.callbacks.metrics import AverageDropIncrease
 from tame.training.build import Training
-from tame.training.folder import begin, is_main, last_checkpoint
+from tame.training.folder import begin, is_main, last_checkpoint, read
 from tame.training.history import History
 from tame.training.interrupts import Interrupted, Interrupts
 from tame.training.last_checkpoint import AtomicCheckpoints, BestCheckpoint, LastCheckpoint
@@ -67,24 +67,27 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
         last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
         watching = [history, best, last, LearningRateMonitor("step"), *_validation(plan), *callbacks]
         trainer = _trainer(plan, watching, measure_start=resume_from is None)
+        interrupts.of(trainer)
         try:
             trainer.fit(_module(training), training.data, ckpt_path=resume_from, weights_only=True)
-        except (Interrupted, RuntimeError) as error:
-            interrupted = error if isinstance(error, Interrupted) else interrupts.received  # workers may end first
+        except (Interrupted, Exception) as error:
+            interrupted = error if isinstance(error, Interrupted) else interrupts.received  # another process ended
             if not interrupted:
                 raise
             if not trainer.is_global_zero:
                 raise SystemExit(128 + interrupted.number) from None
-            raise interrupted.as_exit(_how_to_continue(training, last.steps)) from None
+            raise interrupted.as_exit(_how_to_continue(training)) from None
+        if not history.validations and (found := read(training)):
+            history.load_state_dict(found.history)  # other processes measured it
     training.model.to(plan.device)  # Lightning leaves it on the CPU
     return Fitted(_seconds(training), history, Path(best.best_model_path), trainer.is_global_zero)
 
 
-def _how_to_continue(training: Training, steps: int) -> str:
-    if not steps:
+def _how_to_continue(training: Training) -> str:
+    if not (found := read(training)):
         return "interrupted before a step could be saved; the same command starts again"
     same = "the same command" if training.plan.resume else "the same command with resume true"
-    return f"interrupted, {steps} of {training.steps} steps are saved; {same} continues from there"
+    return f"interrupted, {found.steps} of {training.steps} steps are saved; {same} continues from there"
 
 
 def _validation(plan: TrainingPlan) -> list[Callback]:

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_only
 from tame.checkpoints.native import METADATA, TENSORS
 from tame.data import write_list
 from tame.training.build import Training
-from tame.training.last_checkpoint import previous_of, read_last
+from tame.training.last_checkpoint import Found, previous_of, read_last
 from tame.training.plan import TRAIN_LIST, VAL_LIST, TrainingPlan
 from tame.utils.checks import InputError, shown
 from tame.utils.folders import claim, locked
@@ -61,7 +61,7 @@ def begin(training: Training) -> Path | None:
     found, settings = None, plan.settings()
     if plan.resume and any(file.is_file() for file in _checkpoints(plan)):
         check_same_settings(plan.folder / _SETTINGS, settings)
-        found = read_last(last_checkpoint(plan), training.model.attention.state_dict())
+        found = read(training)
     if found:
         logger.info("Resuming from %s: %d of %d steps are done.", shown(found.file), found.steps, training.steps)
     if is_main():
@@ -72,6 +72,15 @@ def begin(training: Training) -> Path | None:
         write_list(plan.folder / TRAIN_LIST, plan.lists.train, plan.lists.train_root)
         write_list(plan.folder / VAL_LIST, plan.lists.val, plan.lists.val_root)
     return found.file if found else None
+
+
+def read(training: Training) -> Found | None:
+    """Read the checkpoint to resume a run from; None if there is none.
+
+    Raises:
+        InputError: If none can be read.
+    """
+    return read_last(last_checkpoint(training.plan), training.model.attention.state_dict())
 
 
 def _forget_earlier_run(plan: TrainingPlan) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from lightning import Callback, LightningModule, Trainer
@@ -41,6 +42,6 @@ class History(Callback):
         """Return the state for a checkpoint."""
         return {"losses": list(self.losses), "validations": dict(self.validations)}
 
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+    def load_state_dict(self, state_dict: Mapping[str, Any]) -> None:
         """Continue from the state of a checkpoint."""
         self.losses, self.validations = list(state_dict["losses"]), dict(state_dict["validations"])

@@ -20,6 +20,7 @@ from tame.data import (
     walk_images,
 )
 from tame.utils.checks import InputError, shown
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
@@ -87,9 +88,7 @@ class TrainingImages:
     limit_val_images: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("per_label", "limit_images", "limit_val_images"):
-            if (limit := getattr(self, name)) is not None and limit < 1:
-                raise InputError(f"expected {name} of at least 1, got {limit}")
+        check_numbers(per_label=self.per_label, limit_images=self.limit_images, limit_val_images=self.limit_val_images)
 
     def find(self, num_classes: int, seed: int) -> TrainingLists:
         """Find the images.

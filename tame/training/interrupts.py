@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import signal
 import threading
+from collections.abc import Callable
 from types import FrameType
 from typing import Any, Self
 
 from lightning import Trainer
+from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
 from tame.utils.signals import Terminated
 
@@ -21,12 +23,11 @@ class Interrupted(BaseException):
 
     Attributes:
         number: The signal.
-        together: Whether all processes end here.
     """
 
-    def __init__(self, number: int, together: bool) -> None:
+    def __init__(self, number: int) -> None:
         super().__init__(signal.Signals(number).name)
-        self.number, self.together = number, together
+        self.number = number
 
     def as_exit(self, message: str) -> BaseException:
         """Return the exception that ends a program: KeyboardInterrupt for Ctrl-C, `Terminated` for SIGTERM."""
@@ -46,6 +47,7 @@ class Interrupts:
     def __init__(self, alone: bool) -> None:
         self.alone = alone
         self.in_step = False
+        self.forward: Callable[[int], object] | None = None  # sends a signal to the processes that train instead
         self._number = 0
         self._process = os.getpid()
         self._before: dict[int, Any] = {}
@@ -53,11 +55,16 @@ class Interrupts:
     @property
     def received(self) -> Interrupted | None:
         """What a signal that has arrived raises, None without one."""
-        return Interrupted(self._number, together=False) if self._number else None
+        return Interrupted(self._number) if self._number else None
 
     def __enter__(self) -> Self:
         self.install()
         return self
+
+    def of(self, trainer: Trainer) -> None:
+        """Forward signals if this process only starts those that train, as in a notebook."""
+        launcher = trainer.strategy.launcher
+        self.forward = launcher.kill if isinstance(launcher, _MultiProcessingLauncher) else None
 
     def __exit__(self, *_: object) -> None:
         for number, handler in self._before.items():
@@ -70,6 +77,8 @@ class Interrupts:
         """
         if threading.current_thread() is not threading.main_thread():
             return
+        self.forward = None
+        self._process = os.getpid()  # which may be forked from that of before
         for number in _SIGNALS:
             self._before.setdefault(number, signal.getsignal(number))
             signal.signal(number, self._receive)
@@ -77,25 +86,21 @@ class Interrupts:
             self._before.setdefault(_CHILD, signal.getsignal(_CHILD))
             signal.signal(_CHILD, self._child_ended)
 
-    def check(self, trainer: Trainer) -> None:
-        """End the training if a signal has arrived, in any of its processes.
-
-        Raises:
-            Interrupted: In all processes.
-        """
-        number = self._number
-        if not self.alone and trainer.strategy.reduce_boolean_decision(bool(number), all=False):
-            number = number or signal.SIGTERM
-        if number:
-            raise Interrupted(number, together=True)
+    def agreed(self, trainer: Trainer) -> int:
+        """Return the signal that has arrived, in any of the processes, which all ask; 0 without one."""
+        if self.alone or not trainer.strategy.reduce_boolean_decision(bool(self._number), all=False):
+            return self._number
+        return self._number or signal.SIGTERM
 
     def _receive(self, number: int, frame: FrameType | None) -> None:
         if os.getpid() != self._process:  # a worker, which inherits the handler, and Lightning ends it
             raise KeyboardInterrupt
         first, self._number = not self._number, number
+        if self.forward:
+            self.forward(number)
         if first and (self.in_step or not self.alone):
             return
-        raise Interrupted(number, together=self.alone)
+        raise Interrupted(number)
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:
         if not self._number:

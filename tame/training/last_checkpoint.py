@@ -99,7 +99,6 @@ class LastCheckpoint(Checkpoint):
         self.path = path
         self.every = every
         self.interrupts = interrupts
-        self.steps = 0  # that are saved
         self._unsaved = False  # whether the trainer is between two batches of an epoch, and this place is not saved
 
     def on_sanity_check_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -107,9 +106,8 @@ class LastCheckpoint(Checkpoint):
         self.interrupts.install()
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Handle signals in place of Lightning; a resumed run has been saved."""
+        """Handle signals in place of Lightning."""
         self.interrupts.install()
-        self.steps = trainer.global_step
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, batch_idx: int) -> None:
         """Begin a step, which is not interrupted."""
@@ -125,22 +123,27 @@ class LastCheckpoint(Checkpoint):
             if left == 1 or trainer.global_step % self.every == 0:
                 self._save(trainer)
         self.interrupts.in_step = False
-        self.interrupts.check(trainer)
+        self._end_if_interrupted(trainer)
 
     def on_validation_batch_end(self, trainer: Trainer, pl_module: LightningModule, *_: Any) -> None:
         """End the training if a signal has arrived."""
-        self.interrupts.check(trainer)
+        self._end_if_interrupted(trainer)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Save between two epochs."""
         self._save(trainer)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Save what is done, unless only one of several processes ends, or the disk is full."""
+        """Save what is done, unless the disk is full; one of several processes cannot."""
         self.interrupts.in_step = False
-        together = isinstance(exception, Interrupted) and exception.together
-        if self._unsaved and (together or trainer.world_size == 1) and not isinstance(exception, OSError):
+        if self._unsaved and trainer.world_size == 1 and not isinstance(exception, OSError):
             self._save(trainer)
+
+    def _end_if_interrupted(self, trainer: Trainer) -> None:
+        if number := self.interrupts.agreed(trainer):
+            if self._unsaved:
+                self._save(trainer)
+            raise Interrupted(number)
 
     def _save(self, trainer: Trainer) -> None:
         new = self.path.with_name("next.ckpt")
@@ -149,7 +152,8 @@ class LastCheckpoint(Checkpoint):
             if self.path.is_file():
                 self.path.replace(previous_of(self.path))
             new.replace(self.path)
-        self.steps, self._unsaved = trainer.global_step, False
+        trainer.strategy.barrier("last.ckpt")  # the first process to end takes the others with it
+        self._unsaved = False
 
 
 def previous_of(path: Path) -> Path:
@@ -158,10 +162,17 @@ def previous_of(path: Path) -> Path:
 
 
 class Found(NamedTuple):
-    """A checkpoint that can be resumed from: its file, and the optimiser steps that are done."""
+    """A checkpoint that can be resumed from.
+
+    Attributes:
+        file: The file.
+        steps: Optimiser steps that are done.
+        history: State of `tame.training.history.History`; empty in checkpoints of earlier versions.
+    """
 
     file: Path
     steps: int
+    history: Mapping[str, Any]
 
 
 def read_last(path: Path, tensors: Mapping[str, Tensor]) -> Found | None:
@@ -182,13 +193,13 @@ def read_last(path: Path, tensors: Mapping[str, Tensor]) -> Found | None:
         if not file.is_file():
             continue
         try:
-            steps = _read(file, tensors)
+            found = _read(file, tensors)
         except Exception as error:  # damaged files make torch raise errors of almost any kind
             problems.append(f"{shown(file)} ({_in_short(error)})")
             continue
         if problems:
             logger.warning("Cannot read %s: the checkpoint before it is used.", problems[0])
-        return Found(file, steps)
+        return found
     if problems:
         raise InputError(f"cannot resume: expected a checkpoint of this run in {' or '.join(problems)}: {_OTHERWISE}")
     return None
@@ -198,12 +209,11 @@ def _in_short(error: Exception) -> str:
     return " ".join(str(error).split())[:150] or type(error).__name__
 
 
-def _read(file: Path, tensors: Mapping[str, Tensor]) -> int:
-    """Return the number of steps of a checkpoint that can be read and is of this mechanism."""
+def _read(file: Path, tensors: Mapping[str, Tensor]) -> Found:
     content = torch.load(file, map_location="cpu", weights_only=True)
     if not isinstance(content, dict) or not content.keys() >= _KEYS:
         raise InputError("it is no checkpoint of a training run")
     found = {name.removeprefix(PREFIX): tuple(value.shape) for name, value in content["state_dict"].items()}
     if found != {name: tuple(value.shape) for name, value in tensors.items()}:
         raise InputError("it is of another attention mechanism")
-    return int(content["global_step"])
+    return Found(file, int(content["global_step"]), content["callbacks"].get("History", {}))

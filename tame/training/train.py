@@ -12,7 +12,7 @@ from tame.training.build import build
 from tame.training.fit import fit
 from tame.training.folder import run_folder
 from tame.training.images import TrainingImages
-from tame.training.plan import Hardware, Output, resolve
+from tame.training.plan import Hardware, Output, Strategy, resolve
 from tame.training.recipe import InitKind, Recipe, TrainableKind
 from tame.training.save import TrainedRun, save
 from tame.types import LossForm, MaskingKind, Precision
@@ -41,7 +41,7 @@ def train(
     clip: float | None = None,
     devices: int = 1,
     num_nodes: int = 1,
-    strategy: str = "auto",
+    strategy: Strategy = "auto",
     precision: Precision = "auto",
     num_workers: int = 0,
     seed: int = 0,
@@ -84,7 +84,7 @@ def train(
         clip: Largest norm of the gradient; default: no clipping.
         devices: Number of devices.
         num_nodes: Number of nodes.
-        strategy: Lightning's strategy (auto, ddp, ...).
+        strategy: How several devices train together: auto, or Lightning's ddp or ddp_fork.
         precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
         num_workers: Worker processes that load images; 0 loads them in the main process.
         seed: Seed of everything random.

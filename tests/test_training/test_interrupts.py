@@ -5,10 +5,12 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import lightning
 import pytest
 
+import tame
 from tame.utils.signals import Terminated, terminable
 from test_training.test_resume import assert_same_end
 
@@ -96,14 +98,16 @@ def test_the_command_ends_with_one_line_and_leaves_no_process(photographs, tmp_p
     (tmp_path / "net.py").write_text(
         "from torch import nn\n"
         "def build():\n"
-        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5))\n"
+        "    last = nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(4, 5)\n"
+        "    return nn.Sequential(nn.Conv2d(3, 4, 3, 2), nn.ReLU(), *last)\n"
     )
     command = [
         sys.executable, "-m", "tame", "train", "--backbone", "net:build", "--input-size", "32", "--layers", "1",
         "--data", str(photographs), "--epochs", "500", "--batch-size", "4", "--num-workers", str(workers),
         "--init", "random", "--out", "run", "--quiet",
     ]  # fmt: skip
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([os.getcwd(), str(tmp_path)]), "OMP_NUM_THREADS": "1"}
+    path = os.pathsep.join([str(Path(tame.__file__).parents[1]), str(tmp_path)])
+    environment = {**os.environ, "PYTHONPATH": path, "OMP_NUM_THREADS": "1"}
     with subprocess.Popen(
         command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True, start_new_session=True
     ) as process:

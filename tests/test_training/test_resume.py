@@ -172,9 +172,7 @@ def test_without_a_checkpoint_that_can_be_read_the_way_out_is_named(run_toy, int
     interrupted(Interrupt(5, SystemExit(1)))
     last = tmp_path / "run" / "lightning" / "last.ckpt"
     truncate(last)
-    with pytest.raises(
-        InputError, match=r"cannot resume: expected .*last\.ckpt \(.*\): choose another .*\(resume false\)"
-    ):
+    with pytest.raises(InputError, match=r"cannot resume: .*last\.ckpt \(.*\): choose another .*\(resume false\)"):
         run_toy()
     run_toy(resume=False)
 
@@ -182,9 +180,7 @@ def test_without_a_checkpoint_that_can_be_read_the_way_out_is_named(run_toy, int
 def test_a_damaged_best_checkpoint_is_found_before_training_goes_on(run_toy, interrupted, tmp_path):
     interrupted(Interrupt(8, SystemExit(1)))
     empty(tmp_path / "run" / "lightning" / "best.ckpt")
-    with pytest.raises(
-        InputError, match=r"cannot resume: expected the checkpoint of the best epoch in .*best\.ckpt, got"
-    ):
+    with pytest.raises(InputError, match=r"cannot resume: .* of the best epoch in .*best\.ckpt, got"):
         run_toy()
 
 

@@ -16,6 +16,7 @@ from tame.checkpoints.native import load_attention, read_metadata
 from tame.classifier import FrozenClassifier
 from tame.cli.main import main
 from tame.data import read_list
+from tame.training.plan import Hardware
 from tame.utils.checks import InputError
 from toys import ToyCNN
 
@@ -255,6 +256,19 @@ def test_the_configuration_repeats_the_run(run_toy, tmp_path, choices):
         ({"limit_images": 0}, "expected limit_images of at least 1, got 0"),
         ({"limit_val_images": -3}, "expected limit_val_images of at least 1, got -3"),
         ({"per_label": 0}, "expected per_label of at least 1, got 0"),
+        ({"lr": -3.0}, "expected lr above 0, got -3"),
+        ({"epochs": 10**12}, "expected epochs of at most 2147483647, got 1000000000000"),
+        ({"clip": float("nan")}, "expected clip of at least 0, got nan"),
+        ({"devices": 0}, "expected devices from 1 to [0-9]+, got 0"),
+        ({"devices": -1}, "expected devices from 1 to [0-9]+, got -1"),
+        ({"devices": 500}, "expected devices from 1 to [0-9]+, got 500"),
+        ({"num_nodes": 0}, "expected num_nodes from 1 to 65536, got 0"),
+        ({"strategy": "foo"}, "expected strategy auto or ddp or ddp_fork, got 'foo'"),
+        ({"precision": "8"}, "expected precision auto or 32 or 16-mixed or bf16-mixed, got '8'"),
+        ({"num_workers": -1}, "expected num_workers from 0 to [0-9]+, got -1"),
+        ({"num_workers": 10**6}, "expected num_workers from 0 to [0-9]+, got 1000000"),
+        ({"seed": -1}, "expected seed from 0 to 4294967295, got -1"),
+        ({"seed": 2**64}, "expected seed from 0 to 4294967295, got 18446744073709551616"),
         ({"init": "zero"}, "expected init random or classifier, got 'zero'"),
         ({"loss": "best"}, "expected loss paper or released or ranked or cross-entropy, got 'best'"),
         ({"masking": "cnns"}, "expected masking cnn or vit, got 'cnns'"),
@@ -264,6 +278,21 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(run_toy, tmp_
     with pytest.raises(InputError, match=message):
         run_toy(**choices)
     assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    "choices", [{"lr": -1.0}, {"epochs": -2}, {"clip": -1.0}, {"devices": 0}, {"strategy": "foo"}, {"seed": -1}]
+)
+def test_numbers_are_checked_before_the_classifier_is_loaded(monkeypatch, choices):
+    monkeypatch.setattr("tame.training.plan.load_classifier", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match="expected"):
+        tame.train("resnet50", data="/nowhere", **choices)
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="expected devices of at most 2, the number of CUDA devices, got 3"):
+        Hardware(devices=3).check_on("cuda")
 
 
 def test_a_file_as_the_folder_is_named_before_the_images_are_read(run_toy, tmp_path):
