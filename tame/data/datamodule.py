@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule
@@ -12,13 +12,17 @@ from torch.utils.data import DataLoader, Sampler
 
 from tame.data.dataset import EpochSampler, ImageListDataset, Sample, SampleKey
 from tame.data.lists import ImageEntry
+from tame.data.readable import ReadableImages, collate_readable
 from tame.data.transforms import Crop, CropKind, CropValues
 from tame.utils.checks import InputError
 
 
-def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
+def image_loader(
+    dataset: ImageListDataset | ReadableImages, batch_size: int, num_workers: int = 0
+) -> DataLoader[Sample]:
     """Return a loader of the dataset's images in order, in batches (`tame.data.dataset.Batch`)."""
-    return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers))
+    collate = collate_readable if isinstance(dataset, ReadableImages) else None
+    return DataLoader(cast(Any, dataset), batch_size=batch_size, collate_fn=collate, **_worker_options(num_workers))
 
 
 def _worker_options(num_workers: int) -> dict[str, Any]:
@@ -54,7 +58,8 @@ class ImageListDataModule(LightningDataModule):
     """Loaders of a training list and a validation list of images.
 
     Training images are shuffled in each epoch, by seed and epoch. A last, smaller training batch is dropped unless it
-    is the only one. Validation uses all images, with centre crops.
+    is the only one. Validation uses all images, with centre crops. Unreadable images are left out of their batches, and
+    told there (`tame.data.readable`).
 
     Args:
         train: Training images; may be empty if nothing is trained.
@@ -90,8 +95,8 @@ class ImageListDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Create the datasets."""
-        self.train_set = ImageListDataset(self.train, self.train_crop, self.seed)
-        self.val_set = ImageListDataset(self.val, self.val_crop, self.seed)
+        self.train_set = ReadableImages(ImageListDataset(self.train, self.train_crop, self.seed))
+        self.val_set = ReadableImages(ImageListDataset(self.val, self.val_crop, self.seed))
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled training batches; a resumed run starts after the samples that it has trained on.
@@ -105,8 +110,9 @@ class ImageListDataModule(LightningDataModule):
         # Lightning sets the epoch only after creating the iterator, when workers already prefetch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         loader = ResumableLoader(
-            self.train_set,
+            cast(Any, self.train_set),
             batch_size=self.batch_size,
+            collate_fn=collate_readable,
             sampler=self._dealt(sampler),
             drop_last=len(self.train_set) > self.batch_size * self._processes(),
             **_worker_options(self.num_workers),

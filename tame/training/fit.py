@@ -65,7 +65,15 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
     with Interrupts(alone=plan.hardware.processes == 1) as interrupts:
         best = BestCheckpoint(last_checkpoint(plan).parent, monitor)
         last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
-        watching = [history, best, last, LearningRateMonitor("step"), *_validation(plan), *callbacks]
+        watching = [
+            history,
+            training.unreadable,
+            best,
+            last,
+            LearningRateMonitor("step"),
+            *_validation(plan),
+            *callbacks,
+        ]
         trainer = _trainer(plan, watching, measure_start=resume_from is None)
         interrupts.of(trainer)
         try:

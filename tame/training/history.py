@@ -25,8 +25,9 @@ class History(Callback):
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keep the loss."""
-        self.losses.append(round(float(outputs["loss"]), 6))
+        """Keep the loss; of a batch of unreadable images there is none."""
+        if len(batch["image"]):
+            self.losses.append(round(float(outputs["loss"]), 6))
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Keep the metrics, and log those before training, which Lightning does not log."""

@@ -76,7 +76,7 @@ class TrainingImages:
     """The choice of images for a run; None is the default. See `tame.train` for the fields.
 
     Raises:
-        InputError: For a limit below 1.
+        InputError: For a limit below 1, or a fraction out of range.
     """
 
     data: str | Path | None = None
@@ -86,9 +86,14 @@ class TrainingImages:
     per_label: int | None = None
     limit_images: int | None = None
     limit_val_images: int | None = None
+    max_bad_images: float = 0.01
 
     def __post_init__(self) -> None:
         check_numbers(per_label=self.per_label, limit_images=self.limit_images, limit_val_images=self.limit_val_images)
+        if not 0 <= self.max_bad_images <= 1:
+            raise InputError(
+                f"expected max_bad_images, a fraction of the images, from 0 to 1, got {self.max_bad_images}"
+            )
 
     def find(self, num_classes: int, seed: int) -> TrainingLists:
         """Find the images.

@@ -75,7 +75,9 @@ class AttentionModule(LightningModule):
         self.model.attention.train(any(norm.weight.requires_grad for norm in _norms(self.model.attention)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; its terms are logged as ``train/...``."""
+        """Return the loss of a batch; its terms are logged as ``train/...``; without images it is 0."""
+        if not len(batch["image"]):
+            return torch.stack([value.sum() for value in self.model.attention.parameters()]).sum() * 0
         terms = self.training_terms(batch)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
         self.log("loss", terms["total"], prog_bar=True, logger=False)

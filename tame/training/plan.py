@@ -107,6 +107,7 @@ class TrainingPlan:
         choices: The preset, with the run's own choices in place.
         lists: The images.
         init_images: Training images to initialise from the classifier with.
+        max_bad_images: Largest fraction of unreadable images.
         clip: Largest norm of the gradient, None without clipping.
         hardware: What the run computes on.
         seed: Seed of everything random.
@@ -121,6 +122,7 @@ class TrainingPlan:
     choices: Preset
     lists: TrainingLists
     init_images: int
+    max_bad_images: float
     clip: float | None
     hardware: Hardware
     seed: int
@@ -185,6 +187,7 @@ def resolve(
         choices=choices,
         lists=lists,
         init_images=recipe.init_images,
+        max_bad_images=images.max_bad_images,
         clip=recipe.clip,
         hardware=hardware,
         seed=seed,

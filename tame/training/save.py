@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,6 +20,8 @@ from tame.training.build import Training
 from tame.training.fit import Fitted
 from tame.training.folder import last_checkpoint
 from tame.training.last_checkpoint import previous_of
+
+logger = logging.getLogger("tame")
 
 
 @dataclass(frozen=True)
@@ -52,6 +55,10 @@ def save(training: Training, fitted: Fitted) -> TrainedRun:
         if epoch > 1 and (fitted.main_process or fitted.best.is_file()):
             epoch = _load_best(model, fitted.best)
         details["metrics"] = validations.get(epoch, {})
+    if unreadable := training.unreadable.summary():
+        counts = " and ".join(f"{count} {part}" for part, count in unreadable.items())
+        logger.warning("%s images could not be read and were left out.", counts)
+        details["unreadable"] = unreadable
     finished = _finished(model)
     if fitted.main_process:
         save_attention(plan.folder, finished, details | {"epoch": epoch})

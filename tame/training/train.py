@@ -28,6 +28,7 @@ def train(
     per_label: int | None = None,
     limit_images: int | None = None,
     limit_val_images: int | None = None,
+    max_bad_images: float = 0.01,
     preset: str = "tame",
     attention: str | None = None,
     init: InitKind | None = None,
@@ -69,6 +70,8 @@ def train(
         per_label: Largest number of training images of each label; default: all.
         limit_images: Number of training images, drawn by seed; default: all.
         limit_val_images: Number of validation images, drawn by seed; default: all.
+        max_bad_images: Largest fraction of the training images, and of the validation images, that may be unreadable,
+            rounded up to whole images. They are named and left out; more end the run.
         preset: Preset of all choices that are not made here: paper, released or tame (see `tame list presets`).
         attention: Attention mechanism (see `tame list attention`); an L-CAM reads one layer, the last of the preset's
             layer set unless layers are named; default: T-TAME, in the preset's form for the kind of classifier.
@@ -115,6 +118,7 @@ def train(
         per_label=per_label,
         limit_images=limit_images,
         limit_val_images=limit_val_images,
+        max_bad_images=max_bad_images,
     )
     recipe = Recipe(
         preset=preset,

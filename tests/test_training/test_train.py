@@ -211,8 +211,8 @@ def test_the_configuration_has_what_was_given(run_toy, photographs, tmp_path):
     assert config == {
         "backbone": "toy_cnn", "layers": ["stage2"], "data": str(photographs), "preset": "tame",
         "attention": "lcam-img", "init_images": 8, "epochs": 1, "batch_size": 4, "lr": 0.05, "devices": 1,
-        "num_nodes": 1, "strategy": "auto", "precision": "auto", "num_workers": 0, "seed": 0, "resume": True,
-        "out": str(tmp_path / "run"),
+        "max_bad_images": 0.01, "num_nodes": 1, "strategy": "auto", "precision": "auto", "num_workers": 0, "seed": 0,
+        "resume": True, "out": str(tmp_path / "run"),
     } | ({"device": "cpu"} if torch.cuda.is_available() else {})  # fmt: skip
 
 
@@ -256,6 +256,8 @@ def test_the_configuration_repeats_the_run(run_toy, tmp_path, choices):
         ({"limit_images": 0}, "expected limit_images of at least 1, got 0"),
         ({"limit_val_images": -3}, "expected limit_val_images of at least 1, got -3"),
         ({"per_label": 0}, "expected per_label of at least 1, got 0"),
+        ({"max_bad_images": 1.5}, "expected max_bad_images, a fraction, from 0 to 1, got 1.5"),
+        ({"max_bad_images": float("nan")}, "expected max_bad_images, a fraction, from 0 to 1, got nan"),
         ({"lr": -3.0}, "expected lr above 0, got -3"),
         ({"epochs": 10**12}, "expected epochs of at most 2147483647, got 1000000000000"),
         ({"clip": float("nan")}, "expected clip of at least 0, got nan"),
@@ -301,11 +303,3 @@ def test_a_file_as_the_folder_is_named_before_the_images_are_read(run_toy, tmp_p
     with pytest.raises(InputError, match=r"expected a folder as out, got the file .*file"):
         run_toy(out=file, data="/nowhere")
     assert file.read_text() == "mine"
-
-
-def test_a_broken_image_is_named(run_toy, photographs, tmp_path):
-    file = photographs / "07.png"
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"cannot read .*07\.png"):
-        run_toy(init="random", preset="paper")
-    assert not (tmp_path / "run" / "attention.safetensors").exists()
