@@ -42,6 +42,11 @@ class AttentionLoss(nn.Module):
         self.score = score
         self.weights = {"cross_entropy": cross_entropy, "area": area, "variation": variation}
 
+    @property
+    def terms(self) -> tuple[str, ...]:
+        """Names of the terms."""
+        return tuple(self.weights) if self.form in _AREA else ("cross_entropy",)
+
     def forward(self, result: TrainingPass) -> dict[str, Tensor]:
         """Return the weighted terms by name and their sum as ``total``, all scalars."""
         terms = {"cross_entropy": losses.cross_entropy(result.masked_logits, result.targets, self.score)}

@@ -74,7 +74,7 @@ class ExplainedClassifier(nn.Module):
     def training_pass(
         self,
         images: Tensor,
-        other_classes: Literal["batch", "random"] = "batch",
+        other_classes: Literal["batch", "random", "none"] = "batch",
         masking: MaskingKind | None = None,
         generator: torch.Generator | None = None,
     ) -> TrainingPass:
@@ -86,7 +86,7 @@ class ExplainedClassifier(nn.Module):
             images: (B, C, H, W) in [0, 1].
             other_classes: Which other classes' maps enter the loss. ``batch``: the predicted classes of the whole
                 batch, as in the authors' released program; ``random``: B - 1 other classes, drawn without replacement
-                for each image (T-TAME, Eq. 12).
+                for each image (T-TAME, Eq. 12); ``none``: only the own map, which does not depend on the batch.
             masking: How images are masked, see `FrozenClassifier.masked_logits`.
             generator: Random generator on the CPU for the other classes; default: torch's global one.
 
@@ -101,7 +101,9 @@ class ExplainedClassifier(nn.Module):
             maps = self.attention(features, targets).float().sigmoid()  # (B, B, h, w)
             own = maps.diagonal().movedim(-1, 0)  # the predicted classes, (B, h, w)
         else:
-            maps = self.attention(features, own_and_random(targets, logits.shape[1], generator)).float().sigmoid()
+            random = other_classes == "random"
+            classes = own_and_random(targets, logits.shape[1], generator) if random else targets.unsqueeze(1)
+            maps = self.attention(features, classes).float().sigmoid()
             own = maps[:, 0]
         return TrainingPass(targets, maps, self.masked_logits(images, own, masking))
 

@@ -28,6 +28,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "limit_images",
         "limit_val_images",
         "per_label",
+        "max_bad_images",
         "only",
     ),
     "Metrics": ("metrics", "map_scaling", "masking", "steps"),

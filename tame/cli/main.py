@@ -10,13 +10,18 @@ from typing import Any
 from tame.cli.commands import ALIASES, COMMANDS, load_command
 from tame.utils.checks import InputError
 from tame.utils.memory import keep_memory
+from tame.utils.signals import Terminated, terminable
 from tame.utils.versions import VERSION
 
 _COMPLETION = ("--print_shtab", "--print-shtab")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command line; return its exit status (0 well, 1 some files failed, 2 unusable input, 130 interrupted)."""
+    """Run the command line.
+
+    Returns:
+        The exit status: 0 well, 1 some files failed, 2 unusable input, 130 interrupted, 143 terminated.
+    """
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
@@ -56,13 +61,17 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
             return 0
         _log(logging.WARNING if parsed.quiet else logging.INFO)
         logging.getLogger("tame").setLevel(logging.DEBUG if parsed.verbose else logging.NOTSET)
-        return command.run(parsed)
+        with terminable():
+            return command.run(parsed)
     except InputError as error:
         print(f"tame {name}: {error}", file=sys.stderr)
         return 2
-    except KeyboardInterrupt:
-        print(f"tame {name}: interrupted", file=sys.stderr)
+    except KeyboardInterrupt as interruption:
+        print(f"tame {name}: {str(interruption) or 'interrupted'}", file=sys.stderr)
         return 130
+    except Terminated as termination:
+        print(f"tame {name}: {termination}", file=sys.stderr)
+        return 143
 
 
 def _log(level: int) -> None:

@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning import LightningDataModule
-from torch.utils.data import DataLoader, Dataset
+from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
+from torch.utils.data import DataLoader, Sampler
 
 from tame.classifier import Preprocessing
-from tame.data.dataset import EpochSampler, ImageListDataset, Sample
+from tame.data.dataset import EpochSampler, ImageListDataset, Sample, SampleKey
 from tame.data.lists import ImageEntry
+from tame.data.readable import ReadableImages, collate_readable
 from tame.data.transforms import CROP_KINDS, Crop, CropKind
 from tame.data.user_images import UserDataset, UserImages
 from tame.utils.checks import InputError
@@ -23,16 +25,19 @@ def open_images(
     crop: CropKind = "centre",
     seed: int = 0,
     user_images: UserImages | None = None,
-) -> ImageListDataset | UserDataset:
+) -> ReadableImages:
     """Return the dataset of listed images, which are files or in the user's own dataset."""
     if user_images is None:
-        return ImageListDataset(entries, Crop.of(preprocessing, crop), seed)
-    return UserDataset(user_images, entries, preprocessing, crop, seed)
+        return ReadableImages(ImageListDataset(entries, Crop.of(preprocessing, crop), seed))
+    return ReadableImages(UserDataset(user_images, entries, preprocessing, crop, seed))
 
 
-def image_loader(dataset: Dataset[Sample], batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
+def image_loader(
+    dataset: ImageListDataset | ReadableImages, batch_size: int, num_workers: int = 0
+) -> DataLoader[Sample]:
     """Return a loader of the dataset's images in order, in batches (`tame.data.dataset.Batch`)."""
-    return DataLoader(dataset, batch_size=batch_size, **_worker_options(num_workers))
+    collate = collate_readable if isinstance(dataset, ReadableImages) else None
+    return DataLoader(cast(Any, dataset), batch_size=batch_size, collate_fn=collate, **_worker_options(num_workers))
 
 
 def _worker_options(num_workers: int) -> dict[str, Any]:
@@ -68,7 +73,8 @@ class ImageListDataModule(LightningDataModule):
     """Loaders of a training list and a validation list of images.
 
     Training images are shuffled in each epoch, by seed and epoch. A last, smaller training batch is dropped unless it
-    is the only one. Validation uses all images, with centre crops.
+    is the only one. Validation uses all images, with centre crops. Unreadable images are left out of their batches, and
+    told there (`tame.data.readable`).
 
     Args:
         train: Training images; may be empty if nothing is trained.
@@ -123,9 +129,10 @@ class ImageListDataModule(LightningDataModule):
         # Lightning sets the epoch only after creating the iterator, when workers already prefetch
         sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
         loader = ResumableLoader(
-            self.train_set,
+            cast(Any, self.train_set),
             batch_size=self.batch_size,
-            sampler=sampler,
+            collate_fn=collate_readable,
+            sampler=self._dealt(sampler),
             drop_last=len(self.train_set) > self.batch_size * self._processes(),
             **_worker_options(self.num_workers),
         )
@@ -136,6 +143,17 @@ class ImageListDataModule(LightningDataModule):
         """Return the number of training batches of each process, without creating a loader."""
         per_process = -(-len(self.train) // processes)  # samples are repeated to fill all processes equally
         return max(1, per_process // self.batch_size)
+
+    def _dealt(self, sampler: EpochSampler) -> Sampler[SampleKey]:
+        """Return this process's share of the samples, dealt in turn: what was trained on is then first in the order.
+
+        Lightning would shuffle them once more before it deals them.
+        """
+        if self.trainer is None or self._processes() == 1:
+            return sampler
+        return DistributedSamplerWrapper(
+            sampler, num_replicas=self._processes(), rank=self.trainer.global_rank, shuffle=False
+        )
 
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1

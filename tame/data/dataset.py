@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TypedDict
+from typing import NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -30,11 +30,15 @@ class Sample(TypedDict):
 
 
 class Batch(TypedDict):
-    """Samples stacked: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` int64 (B,)."""
+    """Samples stacked: ``image`` (B, C, H, W) in [0, 1], ``label`` and ``index`` int64 (B,).
+
+    ``unreadable`` says why images are left out, see `tame.data.readable`.
+    """
 
     image: Tensor
     label: Tensor
     index: Tensor
+    unreadable: NotRequired[list[str]]
 
 
 class UnreadableImageError(InputError):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -15,9 +16,10 @@ from tame.attention.initialise import can_start_from_classifier, initialise_from
 from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
 from tame.classifier.gradients import class_gradients
-from tame.data import draw
+from tame.data import Batch, draw
 from tame.data.datamodule import ImageListDataModule, image_loader, open_images
 from tame.training.plan import TrainingPlan
+from tame.training.unreadable import UnreadableImages
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -34,28 +36,36 @@ class Training:
         plan: What was decided.
         model: The classifier and the mechanism, which is initialised.
         data: The images.
+        unreadable: Those that cannot be read.
         started: When it was begun, see `time.monotonic`.
     """
 
     plan: TrainingPlan
     model: ExplainedClassifier
     data: ImageListDataModule
+    unreadable: UnreadableImages
     started: float
+
+    @property
+    def steps(self) -> int:
+        """Optimiser steps of the whole run."""
+        return self.plan.choices.epochs * self.data.steps_per_epoch(self.plan.hardware.processes)
 
 
 def build(plan: TrainingPlan) -> Training:
     """Build and initialise what a plan trains; nothing is written.
 
     Raises:
-        InputError: For a mechanism that does not fit the classifier or cannot start as planned, or an image that
+        InputError: For a mechanism that does not fit the classifier or cannot start as planned, or too many images that
             cannot be read.
     """
     started = time.monotonic()
     model = _build_model(plan)
     data = _build_data(plan)
+    unreadable = UnreadableImages(len(plan.lists.train), len(plan.lists.val), plan.max_bad_images)
     if plan.choices.init == "classifier":
-        _initialise(model, plan)
-    return Training(plan, model, data, started)
+        _initialise(model, plan, unreadable)
+    return Training(plan, model, data, unreadable, started)
 
 
 def _build_model(plan: TrainingPlan) -> ExplainedClassifier:
@@ -105,13 +115,18 @@ def _build_data(plan: TrainingPlan) -> ImageListDataModule:
     )
 
 
-def _initialise(model: ExplainedClassifier, plan: TrainingPlan) -> None:
+def _initialise(model: ExplainedClassifier, plan: TrainingPlan, unreadable: UnreadableImages) -> None:
     """Initialise the mechanism from the classifier's logits and gradients on some training images."""
     classifier, attention = model.classifier, cast(Any, model.attention)  # checked in _build_model
     entries = draw(plan.lists.train, plan.init_images, plan.seed)
     images = open_images(entries, classifier.spec.preprocessing, user_images=plan.lists.user_images)
-    loader = image_loader(images, _INIT_BATCH, plan.hardware.num_workers)
-    batches = [batch["image"].to(plan.device) for batch in loader]
+    batches = []
+    for batch in cast(Iterable[Batch], image_loader(images, _INIT_BATCH, plan.hardware.num_workers)):
+        unreadable.note("training", batch)
+        if len(batch["image"]):
+            batches.append(batch["image"].to(plan.device))
+    if not batches:
+        raise InputError(f"none of the {len(entries)} images to initialise with can be read: use more init_images")
     gradients = class_gradients(classifier, batches)
     logger.info("Initialised from the classifier at %s.", classifier.layers[gradients.branch])
     with torch.no_grad():

@@ -2,27 +2,24 @@
 
 from __future__ import annotations
 
-import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 from lightning import Callback, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint
+from lightning.pytorch.callbacks import LearningRateMonitor
 from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tame.attention.loss import AttentionLoss
 from tame.callbacks.metrics import AverageDropIncrease
-from tame.checkpoints.native import TENSORS
-from tame.data import write_list
 from tame.training.build import Training
-from tame.training.last_checkpoint import LastCheckpoint
+from tame.training.folder import begin, is_main, last_checkpoint, read
+from tame.training.history import History
+from tame.training.interrupts import Interrupted, Interrupts
+from tame.training.last_checkpoint import AtomicCheckpoints, BestCheckpoint, LastCheckpoint
 from tame.training.module import AttentionModule
 from tame.training.plan import TrainingPlan
-from tame.utils.io import check_same_settings, write_json
-
-logger = logging.getLogger("tame")
 
 MONITOR = "val/rank/AD_50"
 """Logged value whose smallest epoch is the best."""
@@ -36,17 +33,15 @@ class Fitted:
 
     Attributes:
         seconds: Duration of the run, also of its initialisation.
-        metrics: Validation metrics of the last epoch, as ``val/...``; empty without training.
+        history: What was measured; empty without training.
         best: Lightning's checkpoint of the best epoch, None without training.
-        best_metrics: The monitored value of that epoch.
         main_process: Whether this is the main process (rank 0), which writes the results.
     """
 
     seconds: int
-    metrics: Mapping[str, float]
+    history: History
     best: Path | None
-    best_metrics: Mapping[str, float]
-    main_process: bool = True
+    main_process: bool
 
 
 def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = MONITOR) -> Fitted:
@@ -58,58 +53,49 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
         monitor: Logged value whose smallest epoch is the best.
 
     Raises:
-        InputError: For an interrupted run of other settings, a loss that is not finite, or an image that cannot be
-            read.
+        InputError: For an interrupted run of other settings or one that cannot be resumed, a loss that is not finite,
+            or an image that cannot be read.
+        KeyboardInterrupt: After Ctrl-C; its message says how to continue.
+        Terminated: After SIGTERM, likewise.
     """
-    plan = training.plan
-    resume_from = _open_folder(plan)
+    plan, history = training.plan, History()
+    resume_from = begin(training)
     if plan.choices.epochs == 0:
-        return Fitted(_seconds(training), {}, None, {})
-    best = ModelCheckpoint(plan.folder / "lightning", "best", monitor=monitor, enable_version_counter=False)
-    last = LastCheckpoint(_last(plan), _SAVE_EVERY)
-    trainer = _trainer(plan, [best, last, LearningRateMonitor("step"), *_validation(plan), *callbacks])
-    trainer.fit(_module(training, trainer.world_size), training.data, ckpt_path=resume_from, weights_only=True)
+        return Fitted(_seconds(training), history, None, is_main())
+    with Interrupts(alone=plan.hardware.processes == 1) as interrupts:
+        best = BestCheckpoint(last_checkpoint(plan).parent, monitor)
+        last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
+        watching = [
+            history,
+            training.unreadable,
+            best,
+            last,
+            LearningRateMonitor("step"),
+            *_validation(plan),
+            *callbacks,
+        ]
+        trainer = _trainer(plan, watching, measure_start=resume_from is None)
+        interrupts.of(trainer)
+        try:
+            trainer.fit(_module(training), training.data, ckpt_path=resume_from, weights_only=True)
+        except (Interrupted, Exception) as error:
+            interrupted = error if isinstance(error, Interrupted) else interrupts.received  # another process ended
+            if not interrupted:
+                raise
+            if not trainer.is_global_zero:
+                raise SystemExit(128 + interrupted.number) from None
+            raise interrupted.as_exit(_how_to_continue(training)) from None
+        if not history.validations and (found := read(training)):
+            history.load_state_dict(found.history)  # other processes measured it
     training.model.to(plan.device)  # Lightning leaves it on the CPU
-    values = {name: round(float(value), 4) for name, value in trainer.callback_metrics.items()}
-    return Fitted(
-        seconds=_seconds(training),
-        metrics={name: value for name, value in values.items() if name.startswith("val/")},
-        best=Path(best.best_model_path),
-        best_metrics={monitor: float(best.best_model_score or 0)},
-        main_process=trainer.is_global_zero,
-    )
+    return Fitted(_seconds(training), history, Path(best.best_model_path), trainer.is_global_zero)
 
 
-def _open_folder(plan: TrainingPlan) -> Path | None:
-    """Write what describes the run; return the Lightning checkpoint to resume from, None to start from the beginning.
-
-    Raises:
-        InputError: For an interrupted run of other settings, naming the differences.
-    """
-    last, began, settings = _last(plan), plan.folder / "settings.json", plan.settings()
-    resume = plan.resume and last.is_file()
-    if resume:
-        check_same_settings(began, settings)
-        logger.info("Resuming from %s.", last)
-    else:
-        _forget_earlier_run(plan)
-        write_json(began, settings)
-    write_json(plan.folder / "config.json", plan.config)
-    write_list(plan.folder / "train.txt", plan.lists.train, plan.lists.train_root)
-    write_list(plan.folder / "validation.txt", plan.lists.val, plan.lists.val_root)
-    return last if resume else None
-
-
-def _forget_earlier_run(plan: TrainingPlan) -> None:
-    """Remove the results of an earlier run in the folder, so that they are not taken for those of this run."""
-    for file in (_last(plan), plan.folder / TENSORS):
-        if file.is_file():
-            logger.info("Removing %s of an earlier run.", file)
-            file.unlink(missing_ok=True)  # another process may have been first
-
-
-def _last(plan: TrainingPlan) -> Path:
-    return plan.folder / "lightning" / "last.ckpt"
+def _how_to_continue(training: Training) -> str:
+    if not (found := read(training)):
+        return "interrupted before a step could be saved; the same command starts again"
+    same = "the same command" if training.plan.resume else "the same command with resume true"
+    return f"interrupted, {found.steps} of {training.steps} steps are saved; {same} continues from there"
 
 
 def _validation(plan: TrainingPlan) -> list[Callback]:
@@ -117,7 +103,7 @@ def _validation(plan: TrainingPlan) -> list[Callback]:
     return [AverageDropIncrease(scalings=("minmax", "rank"), masking=plan.choices.masking)]
 
 
-def _trainer(plan: TrainingPlan, callbacks: list[Callback]) -> Trainer:
+def _trainer(plan: TrainingPlan, callbacks: list[Callback], measure_start: bool) -> Trainer:
     hardware, index = plan.hardware, plan.device.index
     csv_log = CSVLogger(plan.folder, "logs")  # a new version per start: a resumed run keeps its earlier log
     return Trainer(
@@ -128,12 +114,14 @@ def _trainer(plan: TrainingPlan, callbacks: list[Callback]) -> Trainer:
         max_epochs=plan.choices.epochs,
         callbacks=callbacks,
         logger=[csv_log, TensorBoardLogger(plan.folder, "logs", csv_log.version)],
-        num_sanity_val_steps=0,
+        num_sanity_val_steps=-1 if measure_start else 0,
+        plugins=[AtomicCheckpoints()],
+        default_root_dir=plan.folder,
         log_every_n_steps=10,
     )
 
 
-def _module(training: Training, processes: int) -> AttentionModule:
+def _module(training: Training) -> AttentionModule:
     choices, model = training.plan.choices, training.model
     return AttentionModule(
         model,
@@ -142,7 +130,7 @@ def _module(training: Training, processes: int) -> AttentionModule:
         other_classes=choices.other_classes,
         masking=choices.masking,
         seed=training.plan.seed,
-        total_steps=choices.epochs * training.data.steps_per_epoch(processes),
+        total_steps=training.steps,
     )
 
 

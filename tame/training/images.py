@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, fields
@@ -23,23 +24,51 @@ from tame.data import (
     walk_images,
 )
 from tame.data.user_images import UserImages
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
 
 @dataclass(frozen=True)
 class TrainingLists:
-    """The images of a run: training and validation entries, and the folders that their paths are relative to.
+    """The images of a run.
 
-    Those of the user's own dataset are there, and their paths are indices.
+    Attributes:
+        train: Training entries; of the user's own dataset their paths are indices.
+        val: Validation entries, likewise.
+        train_root: Folder that the paths of the training entries are relative to.
+        val_root: Folder that the paths of the validation entries are relative to.
+        train_file: File of the training list, None if there is none.
+        val_file: File of the validation list, None if there is none.
+        user_images: The user's own dataset, None for files.
     """
 
     train: Sequence[ImageEntry]
     val: Sequence[ImageEntry]
     train_root: Path
     val_root: Path
+    train_file: Path | None = None
+    val_file: Path | None = None
     user_images: UserImages | None = None
+
+    def check_kept(self, written: Sequence[Path]) -> None:
+        """Check that a run does not write other lists over those that it reads.
+
+        Args:
+            written: Where it writes the list of its training and that of its validation images.
+
+        Raises:
+            InputError: If it does.
+        """
+        own = zip(written, self.hashes().values(), strict=True)
+        for file, content in own:
+            for read in (self.train_file, self.val_file):
+                if read and file.is_file() and file.samefile(read) and _sha256(file) != content:
+                    raise InputError(
+                        f"expected lists of images outside of out, got {shown(read)}, which the run would overwrite: "
+                        "choose another output folder (out)"
+                    )
 
     def hashes(self) -> dict[str, str]:
         """Return the SHA-256 of both lists, and what the user's own dataset is."""
@@ -55,7 +84,8 @@ class TrainingImages:
     """The choice of images for a run; None is the default. See `tame.train` for the fields.
 
     Raises:
-        InputError: For a limit below 1, or what only images in files can have beside a dataset.
+        InputError: For a limit below 1, a fraction out of range, or what only images in files can have beside a
+            dataset.
     """
 
     data: str | Path | Dataset[Any] | DataLoader[Any] | None = None
@@ -66,11 +96,14 @@ class TrainingImages:
     per_label: int | None = None
     limit_images: int | None = None
     limit_val_images: int | None = None
+    max_bad_images: float = 0.01
 
     def __post_init__(self) -> None:
-        for name in ("per_label", "limit_images", "limit_val_images"):
-            if (limit := getattr(self, name)) is not None and limit < 1:
-                raise InputError(f"expected {name} of at least 1, got {limit}")
+        check_numbers(per_label=self.per_label, limit_images=self.limit_images, limit_val_images=self.limit_val_images)
+        if not 0 <= self.max_bad_images <= 1:
+            raise InputError(
+                f"expected max_bad_images, a fraction of the images, from 0 to 1, got {self.max_bad_images}"
+            )
         if self.user_images is None:
             if self.normalised:
                 raise InputError("expected normalised only with a Dataset or DataLoader as data: files are in [0, 1]")
@@ -105,7 +138,7 @@ class TrainingImages:
             train, val = split_validation(self.user_images.entries(), seed=seed)
             logger.info("%d of %d images were split off for validation.", len(val), len(train) + len(val))
             train, val = draw(train, self.limit_images, seed), draw(val, self.limit_val_images, seed)
-            return TrainingLists(train, val, Path(), Path(), self.user_images)
+            return TrainingLists(train, val, Path(), Path(), user_images=self.user_images)
         folders = resolve_folders(cast("str | Path | None", self.data))
         train_file = resolve_list(self.train_list, self.lists, "train.txt")
         train = read_list(train_file, folders.train, num_classes) if train_file else walk_images(folders.train)
@@ -116,4 +149,10 @@ class TrainingImages:
             (train, val), val_root = split_validation(train, seed=seed), folders.train
             logger.info("No validation list: %d of %d images were split off.", len(val), len(train) + len(val))
         train = draw(draw_per_label(train, self.per_label, seed), self.limit_images, seed)
-        return TrainingLists(train, draw(val, self.limit_val_images, seed), folders.train, val_root)
+        val = draw(val, self.limit_val_images, seed)
+        return TrainingLists(train, val, folders.train, val_root, train_file, val_file)
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as content:
+        return hashlib.file_digest(content, "sha256").hexdigest()

@@ -155,6 +155,7 @@ def range_test(training: Training, rates: LrRange) -> LrCurve:
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
+            callbacks=[training.unreadable],
             **plan.trainer_arguments(),
         )
         Tuner(trainer).lr_find(
@@ -194,6 +195,8 @@ class _Probe(AttentionModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor | None:  # type: ignore[override] # None skips
         """Return the loss of a batch, and record it with the rate of the following optimiser step."""
+        if not len(batch["image"]):
+            return None
         total = self.training_terms(batch)["total"]
         if not torch.isfinite(total):
             self.trainer.should_stop = True

@@ -9,7 +9,8 @@ from lightning import LightningModule
 from torch import Tensor, nn
 
 from tame.attention.loss import AttentionLoss
-from tame.attention.model import ExplainedClassifier, TrainingPass
+from tame.attention.model import ExplainedClassifier
+from tame.callbacks.metrics import first_time
 from tame.classifier import FrozenClassifier
 from tame.data.dataset import Batch
 from tame.training.optim import build_optimizer, build_schedule
@@ -19,6 +20,8 @@ from tame.utils.seeds import mixed_seed
 
 SMALLEST_KEEP = 0.1
 """The ranked loss keeps at least this fraction of the pixels, and at most all of them."""
+
+_GOLDEN = (5**0.5 - 1) / 2
 
 
 class AttentionModule(LightningModule):
@@ -56,6 +59,7 @@ class AttentionModule(LightningModule):
         self.seed = seed
         self.total_steps = total_steps
         self.strict_loading = False  # checkpoints do not contain the classifier
+        self._measures = (*loss.terms, "total", "masked_accuracy")
 
     @property
     def classifier(self) -> FrozenClassifier:
@@ -71,7 +75,9 @@ class AttentionModule(LightningModule):
         self.model.attention.train(any(norm.weight.requires_grad for norm in _norms(self.model.attention)))
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
-        """Return the loss of a batch; its terms are logged as ``train/...``."""
+        """Return the loss of a batch; its terms are logged as ``train/...``; without images it is 0."""
+        if not len(batch["image"]):
+            return torch.stack([value.sum() for value in self.model.attention.parameters()]).sum() * 0
         terms = self.training_terms(batch)
         self.log_dict({f"train/{name}": value for name, value in terms.items()}, prog_bar=False)
         self.log("loss", terms["total"], prog_bar=True, logger=False)
@@ -86,18 +92,42 @@ class AttentionModule(LightningModule):
         images = batch["image"]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, self.global_step, self.global_rank))
         keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * torch.rand(len(images), generator=generator)
-        return self.loss(self._pass(images, keep, generator))
+        if self.loss.form == "ranked":
+            return self.loss(self.model.ranked_pass(images, keep.to(images.device), self.masking))
+        return self.loss(self.model.training_pass(images, self.other_classes, self.masking, generator))
+
+    def on_validation_epoch_start(self) -> None:
+        """Forget earlier validations."""
+        self._seen, self._sums = 0, torch.zeros(len(self._measures) + 1, dtype=torch.float64)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        """Log the terms, and how often the predicted class of the masked image is that of the image."""
-        images = batch["image"]
-        size = len(images)
-        keep = torch.linspace(SMALLEST_KEEP, 1, size)
-        result = self._pass(images, keep, torch.Generator().manual_seed(mixed_seed(self.seed, batch_idx)))
-        terms = self.loss(result)
+        """Add up the terms, and how often the predicted class of the masked image is that of the image.
+
+        Their means do not depend on the batch size and the number of processes: area and variation are those of the
+        predicted class's map, and the fraction of the pixels that the ranked loss keeps depends on the image's index.
+        """
+        first = slice(None)
+        if self.trainer.world_size > 1:
+            first = first_time(self.trainer.val_dataloaders, self._seen, len(batch["image"]))
+        self._seen += len(batch["image"])
+        images = batch["image"][first]
+        if not len(images):
+            return
+        if self.loss.form == "ranked":
+            keep = SMALLEST_KEEP + (1 - SMALLEST_KEEP) * _spread(batch["index"][first])
+            result = self.model.ranked_pass(images, keep.to(images.device), self.masking)
+        else:
+            result = self.model.training_pass(images, "none", self.masking)
         kept = (result.masked_logits.argmax(1) == result.targets).float().mean()
-        logged = {f"val/{name}": value for name, value in terms.items()} | {"val/masked_accuracy": kept}
-        self.log_dict(logged, batch_size=size, sync_dist=True)
+        means = self.loss(result) | {"masked_accuracy": kept, "images": torch.ones_like(kept)}
+        self._sums += len(images) * torch.stack([means[name] for name in (*self._measures, "images")]).cpu()
+
+    def on_validation_epoch_end(self) -> None:
+        """Log the means over the images of all processes."""
+        wide = torch.float32 if self.device.type == "mps" else torch.float64  # no float64 on MPS
+        *sums, count = self.trainer.strategy.reduce(self._sums.to(self.device, wide), reduce_op="sum")
+        means = {f"val/{name}": value / count for name, value in zip(self._measures, sums, strict=True)}
+        self.log_dict(means, sync_dist=True)  # equal in all processes already
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> None:
         """Do nothing: `Trainer.test` runs callbacks, such as `tame.callbacks.metrics.RemoveAndDebias`."""
@@ -114,10 +144,10 @@ class AttentionModule(LightningModule):
         state = checkpoint["state_dict"]
         checkpoint["state_dict"] = {key: state[key] for key in state if key.startswith("model.attention.")}
 
-    def _pass(self, images: Tensor, keep: Tensor, generator: torch.Generator) -> TrainingPass:
-        if self.loss.form == "ranked":
-            return self.model.ranked_pass(images, keep.to(images.device), self.masking)
-        return self.model.training_pass(images, self.other_classes, self.masking, generator)
+
+def _spread(indices: Tensor) -> Tensor:
+    """Return a number in [0, 1) for each index: multiples of the golden ratio, spread evenly for any run of indices."""
+    return indices.cpu().double().mul(_GOLDEN).frac().float()
 
 
 def _norms(attention: nn.Module) -> list[nn.BatchNorm2d]:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, get_args
 
 import torch
 from torch import nn
@@ -22,19 +22,51 @@ from tame.types import Precision
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_precision
 from tame.utils.io import folder_name
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
+
+TRAIN_LIST, VAL_LIST = "train.txt", "validation.txt"
+"""The lists of images that a run writes."""
+
+
+Strategy = Literal["auto", "ddp", "ddp_fork"]
 
 
 @dataclass(frozen=True)
 class Hardware:
-    """What a run computes on, besides the classifier's device. See `tame.train` for the fields."""
+    """What a run computes on, besides the classifier's device. See `tame.train` for the fields.
+
+    Raises:
+        InputError: For a number out of range, or an unknown word.
+    """
 
     devices: int = 1
     num_nodes: int = 1
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
     precision: Precision = "auto"
     num_workers: int = 0
+
+    def __post_init__(self) -> None:
+        check_numbers(**asdict(self))
+        for name, known in {"strategy": Strategy, "precision": Precision}.items():
+            if (word := getattr(self, name)) not in get_args(known):
+                raise InputError(f"expected {name} {' or '.join(get_args(known))}, got {word!r}")
+
+    def check_on(self, device: str) -> None:
+        """Check that it can compute on a kind of device.
+
+        Raises:
+            InputError: If it has too few devices, or cannot compute in this precision.
+        """
+        resolve_precision(self.precision, device, training=True)
+        if device == "cuda" and self.devices > (found := torch.cuda.device_count()):
+            raise InputError(f"expected devices of at most {found}, the number of CUDA devices, got {self.devices}")
+
+    @property
+    def processes(self) -> int:
+        """Number of processes that train."""
+        return self.devices * self.num_nodes
 
 
 @dataclass(frozen=True)
@@ -75,6 +107,7 @@ class TrainingPlan:
         choices: The preset, with the run's own choices in place.
         lists: The images.
         init_images: Training images to initialise from the classifier with.
+        max_bad_images: Largest fraction of unreadable images.
         clip: Largest norm of the gradient, None without clipping.
         hardware: What the run computes on.
         seed: Seed of everything random.
@@ -89,6 +122,7 @@ class TrainingPlan:
     choices: Preset
     lists: TrainingLists
     init_images: int
+    max_bad_images: float
     clip: float | None
     hardware: Hardware
     seed: int
@@ -133,23 +167,27 @@ def resolve(
     Raises:
         InputError: For anything that cannot be used.
     """
+    check_numbers(seed=seed)
     recipe.choices()  # contradictions are refused before the classifier is loaded
     if isinstance(classifier, str | Path):
         classifier = load_classifier(classifier, seed=seed)
     classifier = as_classifier(classifier)
     device, folder = classifier.mean.device, output.folder(classifier.spec.name)
-    resolve_precision(hardware.precision, device.type, training=True)  # refuse one that the device cannot compute in
+    hardware.check_on(device.type)
     config = _config(classifier, images, recipe, hardware) | {"seed": seed, "resume": output.resume}
     if output.out is not None:
         config["out"] = str(output.out)
+    lists = images.find(classifier.spec.num_classes, seed)
+    lists.check_kept((folder / TRAIN_LIST, folder / VAL_LIST))
     tokens = classifier.spec.tokens is not None
     choices, attention = recipe.choices(tokens), recipe.attention_for(tokens)
     return TrainingPlan(
         classifier=_at_layers(classifier, choices.layers, attention),
         attention=attention,
         choices=choices,
-        lists=images.find(classifier.spec.num_classes, seed),
+        lists=lists,
         init_images=recipe.init_images,
+        max_bad_images=images.max_bad_images,
         clip=recipe.clip,
         hardware=hardware,
         seed=seed,

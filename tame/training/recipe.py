@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any, Literal, get_args
 
 from tame.attention import ATTENTIONS, LCAM_FORMS
 from tame.presets import PRESETS, Preset
 from tame.types import LossForm, MaskingKind
 from tame.utils.checks import InputError
+from tame.utils.limits import check_numbers
 
 InitKind = Literal["random", "classifier"]
 TrainableKind = Literal["all", "shared"]
@@ -49,13 +50,7 @@ class Recipe:
         for name, known in words.items():
             if (word := getattr(self, name)) is not None and word not in get_args(known):
                 raise InputError(f"expected {name} {' or '.join(get_args(known))}, got {word!r}")
-        for name, least in {"init_images": 1, "epochs": 0, "batch_size": 1}.items():
-            if (number := getattr(self, name)) is not None and number < least:
-                raise InputError(f"expected {name} of at least {least}, got {number}")
-        if self.lr is not None and not 0 < self.lr < float("inf"):
-            raise InputError(f"expected lr above 0, got {self.lr:g}")
-        if self.clip is not None and not self.clip >= 0:
-            raise InputError(f"expected clip of at least 0, got {self.clip:g}")
+        check_numbers(**asdict(self))
 
     def attention_for(self, tokens: bool) -> str:
         """Return the attention mechanism, by default the preset's for the kind of classifier.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,10 @@ from tame.checkpoints.native import save_attention
 from tame.explainers.learned import LearnedExplainer, method_of
 from tame.training.build import Training
 from tame.training.fit import Fitted
+from tame.training.folder import last_checkpoint
+from tame.training.last_checkpoint import previous_of
+
+logger = logging.getLogger("tame")
 
 
 @dataclass(frozen=True)
@@ -26,33 +31,41 @@ class TrainedRun:
     Attributes:
         folder: Folder of the run, a checkpoint that can be given wherever one is expected.
         explainer: The trained explainer (of the best epoch).
-        metrics: Validation metrics: of a run of several epochs the monitored one, of its best epoch; empty without
-            training.
+        metrics: Validation metrics of that epoch; empty without training.
+        initial_metrics: Validation metrics of the initialisation; empty without training.
+        epoch: Number of epochs that the explainer was trained for.
     """
 
     folder: Path
     explainer: LearnedExplainer
     metrics: Mapping[str, float]
+    initial_metrics: Mapping[str, float]
+    epoch: int
 
 
 def save(training: Training, fitted: Fitted) -> TrainedRun:
     """Write the mechanisms of the best and of the last epoch; only the main process (rank 0) writes."""
-    plan, model = training.plan, training.model
-    details = plan.settings() | {"seconds": fitted.seconds}
-    metrics, epoch = fitted.metrics, plan.choices.epochs
+    plan, model, validations = training.plan, training.model, fitted.history.validations
+    details, epoch = plan.settings() | {"seconds": fitted.seconds}, plan.choices.epochs
     if fitted.best is not None:
-        details["metrics"] = dict(metrics)
+        details["initial_metrics"] = validations.get(0, {})
         if fitted.main_process:
-            save_attention(plan.folder / "last", _finished(model), details | {"epoch": epoch})
+            measured = {"epoch": epoch, "metrics": validations[epoch]}
+            save_attention(plan.folder / "last", _finished(model), details | measured)
         if epoch > 1 and (fitted.main_process or fitted.best.is_file()):
-            metrics, epoch = fitted.best_metrics, _load_best(model, fitted.best)
-            details["metrics"] = dict(metrics)
+            epoch = _load_best(model, fitted.best)
+        details["metrics"] = validations.get(epoch, {})
+    if unreadable := training.unreadable.summary():
+        counts = " and ".join(f"{count} {part}" for part, count in unreadable.items())
+        logger.warning("%s images could not be read and were left out.", counts)
+        details["unreadable"] = unreadable
     finished = _finished(model)
     if fitted.main_process:
         save_attention(plan.folder, finished, details | {"epoch": epoch})
+        previous_of(last_checkpoint(plan)).unlink(missing_ok=True)
     explainer = LearnedExplainer(finished)
     explainer.method, explainer.arguments = method_of(plan.attention), {"checkpoint": str(plan.folder)}
-    return TrainedRun(plan.folder, explainer, metrics)
+    return TrainedRun(plan.folder, explainer, details.get("metrics", {}), details.get("initial_metrics", {}), epoch)
 
 
 def _finished(model: ExplainedClassifier) -> ExplainedClassifier:

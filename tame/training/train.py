@@ -12,8 +12,9 @@ from tame.checkpoints.classifier import DEFAULT_BACKBONE
 from tame.classifier import FrozenClassifier
 from tame.training.build import build
 from tame.training.fit import fit
+from tame.training.folder import run_folder
 from tame.training.images import TrainingImages
-from tame.training.plan import Hardware, Output, resolve
+from tame.training.plan import Hardware, Output, Strategy, resolve
 from tame.training.recipe import InitKind, Recipe, TrainableKind
 from tame.training.save import TrainedRun, save
 from tame.types import LossForm, MaskingKind, Precision
@@ -29,6 +30,7 @@ def train(
     per_label: int | None = None,
     limit_images: int | None = None,
     limit_val_images: int | None = None,
+    max_bad_images: float = 0.01,
     preset: str = "tame",
     attention: str | None = None,
     init: InitKind | None = None,
@@ -42,7 +44,7 @@ def train(
     clip: float | None = None,
     devices: int = 1,
     num_nodes: int = 1,
-    strategy: str = "auto",
+    strategy: Strategy = "auto",
     precision: Precision = "auto",
     num_workers: int = 0,
     seed: int = 0,
@@ -77,6 +79,8 @@ def train(
         per_label: Largest number of training images of each label; default: all.
         limit_images: Number of training images, drawn by seed; default: all.
         limit_val_images: Number of validation images, drawn by seed; default: all.
+        max_bad_images: Largest fraction of the training images, and of the validation images, that may be unreadable,
+            rounded up to whole images. They are named and left out; more end the run.
         preset: Preset of all choices that are not made here: paper, released or tame (see `tame list presets`).
         attention: Attention mechanism (see `tame list attention`); an L-CAM reads one layer, the last of the preset's
             layer set unless layers are named; default: T-TAME, in the preset's form for the kind of classifier.
@@ -92,7 +96,7 @@ def train(
         clip: Largest norm of the gradient; default: no clipping.
         devices: Number of devices.
         num_nodes: Number of nodes.
-        strategy: Lightning's strategy (auto, ddp, ...).
+        strategy: How several devices train together: auto, or Lightning's ddp or ddp_fork.
         precision: auto (16-mixed on CUDA, otherwise 32), 32, 16-mixed or bf16-mixed.
         num_workers: Worker processes that load images; 0 loads them in the main process.
         seed: Seed of everything random.
@@ -131,6 +135,7 @@ def train(
         per_label=per_label,
         limit_images=limit_images,
         limit_val_images=limit_val_images,
+        max_bad_images=max_bad_images,
     )
     recipe = Recipe(
         preset=preset,
@@ -150,5 +155,5 @@ def train(
     )
     plan = resolve(classifier, images, recipe, hardware, seed, Output(out, resume))
     training = build(plan)
-    fitted = fit(training)
-    return save(training, fitted)
+    with run_folder(plan):
+        return save(training, fit(training))

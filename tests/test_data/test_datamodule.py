@@ -7,7 +7,7 @@ import pytest
 import torch
 from PIL import Image
 
-from tame.data.datamodule import ImageListDataModule
+from tame.data.datamodule import ImageListDataModule, image_loader
 from tame.data.dataset import EpochSampler, ImageListDataset
 from tame.data.images import load_image
 from tame.data.lists import ImageEntry
@@ -58,9 +58,9 @@ def test_random_crops_depend_on_seed_epoch_and_index_only(entries):
 @pytest.mark.parametrize("num_workers", [0, 1])
 def test_unreadable_image_is_one_sentence_from_any_process(entries, num_workers):
     entries[5].path.write_text("text")
-    loader = module(entries, num_workers=num_workers).val_dataloader()
+    loader = image_loader(ImageListDataset(entries, Crop(16, 12)), 4, num_workers)
     with pytest.raises(InputError, match=r"^cannot read .*ïmage 5\.png: expected an image") as error:
-        next(iter(loader))
+        list(loader)
     assert "\n" not in str(error.value)
 
 

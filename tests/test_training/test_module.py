@@ -1,3 +1,5 @@
+import signal
+
 import lightning
 import pytest
 import torch
@@ -5,7 +7,7 @@ from torch.utils.data import DataLoader
 
 from tame.attention import TAME
 from tame.attention.loss import AttentionLoss
-from tame.attention.model import ExplainedClassifier
+from tame.attention.model import ExplainedClassifier, TrainingPass
 from tame.attention.shared import share_row
 from tame.training.module import SMALLEST_KEEP, AttentionModule
 from tame.utils.checks import InputError
@@ -80,6 +82,7 @@ def test_terms_are_logged_by_name(model, images, form):
     terms = {"cross_entropy", "total"} | ({"area", "variation"} if form == "released" else set())
     expected = {f"{part}/{term}" for part in ("train", "val") for term in terms} | {"val/masked_accuracy"}
     assert set(trainer.logged_metrics) - {"loss"} == expected
+    assert set(AttentionLoss(form).terms) == terms - {"total"}
     total = sum(trainer.logged_metrics[f"val/{term}"] for term in terms - {"total"})
     torch.testing.assert_close(trainer.logged_metrics["val/total"], total)
 
@@ -124,7 +127,50 @@ def test_ranked_masks_keep_between_a_tenth_and_all(model, images, monkeypatch):
     fit(module(model, "ranked"), images, epochs=2)
     training = torch.cat([keep for keep in asked if len(keep) == 4])
     assert (training.min() >= SMALLEST_KEEP, training.max() <= 1, len(set(training.tolist()))) == (True, True, 16)
-    assert asked[2].tolist() == pytest.approx([0.1, 0.55, 1.0])  # validation: the same for every epoch
+    golden = (5**0.5 - 1) / 2
+    validated = [0.1 + 0.9 * (index * golden % 1) for index in range(8)]  # the same in every epoch
+    assert [keep for part in asked if len(part) != 4 for keep in part.tolist()] == pytest.approx(2 * validated)
+
+
+def validated(model, form, images, batch_size, **options):
+    trainer = lightning.Trainer(accelerator="cpu", logger=False, enable_progress_bar=False, **options)
+    return trainer.validate(module(model, form), DataLoader(Batches(images), batch_size=batch_size), verbose=False)[0]
+
+
+@pytest.mark.parametrize("form", ["paper", "released", "ranked", "cross-entropy"])
+def test_validation_means_do_not_depend_on_the_batch_size(model, images, form):
+    """Each is the mean of the values of the images alone."""
+    alone = validated(model, form, images, 1)
+    for batch_size in (3, 8):
+        assert validated(model, form, images, batch_size) == pytest.approx(alone, rel=1e-6), batch_size
+    reference = []
+    model.eval()
+    for index, image in enumerate(images.unsqueeze(1)):
+        with torch.no_grad():
+            targets = model.classifier(image).logits.argmax(1)
+            if form == "ranked":
+                result = model.ranked_pass(image, torch.tensor([0.1 + 0.9 * (index * (5**0.5 - 1) / 2 % 1)]))
+            else:
+                maps = model.maps(image, targets).sigmoid()
+                result = TrainingPass(targets, maps.unsqueeze(1), model.masked_logits(image, maps))
+            reference.append(AttentionLoss(form)(result)["total"].item())
+    assert alone["val/total"] == pytest.approx(sum(reference) / 8, rel=1e-5)
+
+
+def test_validation_means_do_not_depend_on_the_number_of_processes(model, images):
+    """Seven images in two processes: the sampler repeats one, which counts once."""
+    alone = validated(model, "ranked", images[:7], 3)
+    queue = torch.multiprocessing.get_context("fork").Queue()
+    handler = signal.getsignal(signal.SIGCHLD)
+
+    class Tell(lightning.Callback):
+        def on_validation_end(self, trainer, pl_module):
+            if trainer.is_global_zero:
+                queue.put({name: value.item() for name, value in trainer.callback_metrics.items()})
+
+    validated(model, "ranked", images[:7], 2, devices=2, strategy="ddp_fork", callbacks=[Tell()])
+    signal.signal(signal.SIGCHLD, handler)
+    assert queue.get(timeout=60) == pytest.approx(alone, rel=1e-6)
 
 
 def test_batch_norm_follows_the_batches_only_where_it_is_trained(model, images):

@@ -10,8 +10,11 @@ import torch
 from safetensors.torch import load_file
 
 import tame.training.fit
+from faults import assert_nothing_lost, call_fails
 from tame.checkpoints.native import read_metadata
+from tame.training.last_checkpoint import AtomicCheckpoints
 from tame.utils.checks import InputError
+from tame.utils.io import WriteError
 
 
 class Interrupt(lightning.Callback):
@@ -58,8 +61,11 @@ def assert_same_end(one, other):
         assert mine.keys() == yours.keys()
         assert all(torch.equal(mine[name], yours[name]) for name in mine)  # to the last digit
     assert one.metrics == other.metrics
-    for key in "metrics", "epoch":
-        assert read_metadata(one.folder)[key] == read_metadata(other.folder)[key]
+    for part in "", "last":
+        mine, yours = read_metadata(one.folder / part), read_metadata(other.folder / part)
+        assert mine["metrics"] and mine["initial_metrics"]
+        for key in "metrics", "initial_metrics", "epoch":
+            assert mine[key] == yours[key]
 
 
 RUNS = {
@@ -98,6 +104,121 @@ def test_a_run_interrupted_before_its_first_checkpoint_starts_anew(run_toy, inte
     whole = run_toy(out=tmp_path / "whole")
     interrupted(Interrupt(2, RuntimeError()))
     assert_same_end(run_toy(), whole)
+
+
+def test_a_run_ended_after_its_last_epoch_has_the_same_metrics(run_toy, interrupted, tmp_path):
+    class End(lightning.Callback):
+        def on_train_end(self, trainer, pl_module):
+            raise SystemExit(1)
+
+    whole = run_toy(out=tmp_path / "whole")
+    interrupted(End())
+    assert_same_end(run_toy(), whole)
+
+
+def test_resuming_says_how_much_is_done(run_toy, interrupted, tmp_path, monkeypatch, caplog):
+    monkeypatch.setattr(tame.training.fit, "_SAVE_EVERY", 2)
+    interrupted(Interrupt(7, SystemExit(1)))
+    with caplog.at_level("INFO", "tame"):
+        run_toy()
+    last = tmp_path / "run" / "lightning" / "last.ckpt"
+    assert f"Resuming from {last}: 6 of 10 steps are done." in caplog.messages
+
+
+# --- checkpoints that cannot be read
+
+
+def truncate(file):
+    file.write_bytes(file.read_bytes()[:-1000])
+
+
+def empty(file):
+    file.write_bytes(b"")
+
+
+def foreign(file):
+    torch.save({"state_dict": {}, "epoch": 1}, file)
+
+
+def of_another_mechanism(file):
+    content = torch.load(file, weights_only=True)
+    content["state_dict"].popitem()
+    torch.save(content, file)
+
+
+def harmful(file):
+    torch.save({"state_dict": Path("/")}, file)  # no tensor: weights_only refuses to build it
+
+
+DAMAGES = [truncate, empty, foreign, of_another_mechanism, harmful]
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_the_checkpoint_before_a_damaged_one_is_used(run_toy, interrupted, tmp_path, monkeypatch, caplog, damage):
+    monkeypatch.setattr(tame.training.fit, "_SAVE_EVERY", 2)
+    whole = run_toy(out=tmp_path / "whole")
+    interrupted(Interrupt(7, SystemExit(1)))
+    last = tmp_path / "run" / "lightning" / "last.ckpt"
+    damage(last)
+    with caplog.at_level("INFO", "tame"):
+        assert_same_end(run_toy(), whole)
+    (message,) = [one for one in caplog.messages if "Cannot read" in one]
+    assert message.startswith(f"Cannot read {last} (") and "\n" not in message
+    assert message.endswith("): the checkpoint before it is used.")
+    assert f"Resuming from {last.with_name('previous.ckpt')}: 5 of 10 steps are done." in caplog.messages
+
+
+def test_without_a_checkpoint_that_can_be_read_the_way_out_is_named(run_toy, interrupted, tmp_path):
+    interrupted(Interrupt(5, SystemExit(1)))
+    last = tmp_path / "run" / "lightning" / "last.ckpt"
+    truncate(last)
+    with pytest.raises(InputError, match=r"cannot resume: .*last\.ckpt \(.*\): choose another .*\(resume false\)"):
+        run_toy()
+    run_toy(resume=False)
+
+
+def test_a_damaged_best_checkpoint_is_found_before_training_goes_on(run_toy, interrupted, tmp_path):
+    interrupted(Interrupt(8, SystemExit(1)))
+    empty(tmp_path / "run" / "lightning" / "best.ckpt")
+    with pytest.raises(InputError, match=r"cannot resume: .* of the best epoch in .*best\.ckpt, got"):
+        run_toy()
+
+
+def test_a_run_is_resumed_where_its_folder_was_moved(run_toy, interrupted, tmp_path):
+    """The first epoch is the best one."""
+
+    class Rising(Interrupt):
+        def on_validation_epoch_end(self, trainer, pl_module):
+            pl_module.log("val/rising", float(trainer.current_epoch))
+
+    whole = run_toy(Rising(99, None), "val/rising", out=tmp_path / "whole")
+    interrupted(Rising(8, SystemExit(1)), monitor="val/rising")
+    moved = (tmp_path / "run").rename(tmp_path / "moved")
+    assert_same_end(run_toy(Rising(99, None), "val/rising", out=moved), whole)
+    assert whole.epoch == 1
+
+
+# --- disks that are full
+
+
+def test_a_checkpoint_is_written_completely_or_not_at_all(tmp_path):
+    content = {"state_dict": {"a": torch.arange(5000.0)}}
+    file = tmp_path / "last.ckpt"
+    torch.save({"earlier": 1}, file)
+    assert assert_nothing_lost(lambda: AtomicCheckpoints().save_checkpoint(content, file), [file]) > 20
+
+
+@pytest.mark.parametrize("after", range(4))
+def test_a_full_disk_loses_no_checkpoint(run_toy, tmp_path, monkeypatch, after):
+    """Steps 2, 4 and 5 of the first epoch are saved, and the epoch, twice."""
+    monkeypatch.setattr(tame.training.fit, "_SAVE_EVERY", 2)
+    whole = run_toy(out=tmp_path / "whole")
+    with call_fails("fsync", "run/lightning", after=after), pytest.raises(WriteError, match=r"No space left on device"):
+        run_toy()
+    assert_same_end(run_toy(), whole)
+
+
+# --- other settings, other runs
 
 
 def test_a_run_with_other_settings_does_not_continue(run_toy, interrupted, monkeypatch):

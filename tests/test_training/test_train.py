@@ -16,6 +16,7 @@ from tame.checkpoints.native import load_attention, read_metadata
 from tame.classifier import FrozenClassifier
 from tame.cli.main import main
 from tame.data import read_list
+from tame.training.plan import Hardware
 from tame.utils.checks import InputError
 from toys import ToyCNN
 
@@ -57,7 +58,7 @@ def test_training_from_images_to_a_checkpoint(run_toy, toy_backbone, tmp_path, n
         for term in ["cross_entropy", "total"] + ([] if ranked else ["area", "variation"]):
             assert any(row.get(f"{part}/{term}") for row in rows), f"{part}/{term}"
     accuracies = [float(row["val/masked_accuracy"]) for row in rows if row["val/masked_accuracy"]]
-    assert len(accuracies) == 2 and all(0 <= accuracy <= 1 for accuracy in accuracies)
+    assert len(accuracies) == 3 and all(0 <= accuracy <= 1 for accuracy in accuracies)
     assert any(row.get("lr-SGD") or row.get("lr-SGD/pg1") for row in rows)
 
 
@@ -92,7 +93,8 @@ def test_no_epochs_write_the_initialisation(run_toy, toy_backbone):
     run = run_toy(epochs=0)
     out = run.folder
     assert sorted(path.name for path in out.iterdir()) == [
-        "attention.safetensors", "config.json", "metadata.json", "settings.json", "train.txt", "validation.txt",
+        ".tame-files.json", "attention.safetensors", "config.json", "metadata.json", "settings.json", "train.txt",
+        "validation.txt",
     ]  # fmt: skip
     state = load_file(out / "attention.safetensors")
     assert not any("shared_row" in name for name in state)
@@ -105,14 +107,17 @@ def test_what_a_run_leaves(run_toy):
     run = run_toy(preset="released")
     out = run.folder
     assert sorted(path.name for path in out.iterdir()) == [
-        "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json", "settings.json",
-        "train.txt", "validation.txt",
+        ".tame-files.json", "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json",
+        "settings.json", "train.txt", "validation.txt",
     ]  # fmt: skip
-    metrics = read_metadata(out)["metrics"]
-    assert metrics.keys() == {"val/rank/AD_50"} and run.metrics == metrics
-    measured = read_metadata(out / "last")["metrics"]
-    assert {"val/total", "val/masked_accuracy", "val/minmax/AD_100", "val/rank/IC_15"} <= measured.keys()
+    best, last = (read_metadata(folder) for folder in (out, out / "last"))
+    assert (run.metrics, run.initial_metrics, run.epoch) == (best["metrics"], best["initial_metrics"], best["epoch"])
+    for metrics in best["metrics"], best["initial_metrics"], last["metrics"], last["initial_metrics"]:
+        assert {"val/total", "val/masked_accuracy", "val/minmax/AD_100", "val/rank/IC_15"} <= metrics.keys()
+    assert best["metrics"]["val/rank/AD_50"] <= last["metrics"]["val/rank/AD_50"]
+    assert last["metrics"]["val/total"] != last["initial_metrics"]["val/total"]
     for file in (out / "lightning").iterdir():
+        assert file.name in ("best.ckpt", "last.ckpt")
         state = torch.load(file, weights_only=True)["state_dict"]
         assert state and all(name.startswith("model.attention.") for name in state)
 
@@ -206,8 +211,8 @@ def test_the_configuration_has_what_was_given(run_toy, photographs, tmp_path):
     assert config == {
         "backbone": "toy_cnn", "layers": ["stage2"], "data": str(photographs), "preset": "tame",
         "attention": "lcam-img", "init_images": 8, "epochs": 1, "batch_size": 4, "lr": 0.05, "devices": 1,
-        "num_nodes": 1, "strategy": "auto", "precision": "auto", "num_workers": 0, "seed": 0, "resume": True,
-        "out": str(tmp_path / "run"),
+        "max_bad_images": 0.01, "num_nodes": 1, "strategy": "auto", "precision": "auto", "num_workers": 0, "seed": 0,
+        "resume": True, "out": str(tmp_path / "run"),
     } | ({"device": "cpu"} if torch.cuda.is_available() else {})  # fmt: skip
 
 
@@ -251,6 +256,21 @@ def test_the_configuration_repeats_the_run(run_toy, tmp_path, choices):
         ({"limit_images": 0}, "expected limit_images of at least 1, got 0"),
         ({"limit_val_images": -3}, "expected limit_val_images of at least 1, got -3"),
         ({"per_label": 0}, "expected per_label of at least 1, got 0"),
+        ({"max_bad_images": 1.5}, "expected max_bad_images, a fraction, from 0 to 1, got 1.5"),
+        ({"max_bad_images": float("nan")}, "expected max_bad_images, a fraction, from 0 to 1, got nan"),
+        ({"lr": -3.0}, "expected lr above 0, got -3"),
+        ({"epochs": 10**12}, "expected epochs of at most 2147483647, got 1000000000000"),
+        ({"clip": float("nan")}, "expected clip of at least 0, got nan"),
+        ({"devices": 0}, "expected devices from 1 to [0-9]+, got 0"),
+        ({"devices": -1}, "expected devices from 1 to [0-9]+, got -1"),
+        ({"devices": 500}, "expected devices from 1 to [0-9]+, got 500"),
+        ({"num_nodes": 0}, "expected num_nodes from 1 to 65536, got 0"),
+        ({"strategy": "foo"}, "expected strategy auto or ddp or ddp_fork, got 'foo'"),
+        ({"precision": "8"}, "expected precision auto or 32 or 16-mixed or bf16-mixed, got '8'"),
+        ({"num_workers": -1}, "expected num_workers from 0 to [0-9]+, got -1"),
+        ({"num_workers": 10**6}, "expected num_workers from 0 to [0-9]+, got 1000000"),
+        ({"seed": -1}, "expected seed from 0 to 4294967295, got -1"),
+        ({"seed": 2**64}, "expected seed from 0 to 4294967295, got 18446744073709551616"),
         ({"init": "zero"}, "expected init random or classifier, got 'zero'"),
         ({"loss": "best"}, "expected loss paper or released or ranked or cross-entropy, got 'best'"),
         ({"masking": "cnns"}, "expected masking cnn or vit, got 'cnns'"),
@@ -262,17 +282,24 @@ def test_what_cannot_be_used_is_refused_before_anything_is_written(run_toy, tmp_
     assert not (tmp_path / "run").exists()
 
 
+@pytest.mark.parametrize(
+    "choices", [{"lr": -1.0}, {"epochs": -2}, {"clip": -1.0}, {"devices": 0}, {"strategy": "foo"}, {"seed": -1}]
+)
+def test_numbers_are_checked_before_the_classifier_is_loaded(monkeypatch, choices):
+    monkeypatch.setattr("tame.training.plan.load_classifier", lambda *_, **__: pytest.fail("loaded"))
+    with pytest.raises(InputError, match="expected"):
+        tame.train("resnet50", data="/nowhere", **choices)
+
+
+def test_more_devices_than_there_are_are_refused(monkeypatch):
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 2)
+    with pytest.raises(InputError, match="expected devices of at most 2, the number of CUDA devices, got 3"):
+        Hardware(devices=3).check_on("cuda")
+
+
 def test_a_file_as_the_folder_is_named_before_the_images_are_read(run_toy, tmp_path):
     file = tmp_path / "file"
     file.write_text("mine")
     with pytest.raises(InputError, match=r"expected a folder as out, got the file .*file"):
         run_toy(out=file, data="/nowhere")
     assert file.read_text() == "mine"
-
-
-def test_a_broken_image_is_named(run_toy, photographs, tmp_path):
-    file = photographs / "07.png"
-    file.write_bytes(file.read_bytes()[:200])
-    with pytest.raises(InputError, match=r"cannot read .*07\.png"):
-        run_toy(init="random", preset="paper")
-    assert not (tmp_path / "run" / "attention.safetensors").exists()
