@@ -13,6 +13,7 @@ from tame.data.dataset import EpochSampler, ImageListDataset, Sample
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind, CropValues
 from tame.utils.checks import InputError
+from tame.utils.processes import end_with_parent
 
 
 def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
@@ -23,6 +24,7 @@ def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 
 def _worker_options(num_workers: int) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
+        "worker_init_fn": end_with_parent,
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.cuda.is_available(),
     }

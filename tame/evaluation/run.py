@@ -30,6 +30,7 @@ from tame.evaluation.records import (
 )
 from tame.evaluation.request import EvaluationRequest
 from tame.metrics import perturbations_of, settings_of
+from tame.utils.processes import end_with_parent
 from tame.utils.versions import versions
 
 
@@ -88,6 +89,7 @@ def run_evaluation(
         dataset,
         batch_sampler=_waiting(folder, process, len(files), settings.batch_size),
         num_workers=settings.num_workers,
+        worker_init_fn=end_with_parent,
         pin_memory=torch.cuda.is_available(),
     )
     numbers = count(len(folder.parts(process.rank)))

@@ -19,6 +19,7 @@ from tame.inference.grids import Grids, row_names
 from tame.inference.result import write_explanations_of_image
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
+from tame.utils.processes import end_with_parent
 
 logger = logging.getLogger("tame")
 
@@ -102,7 +103,9 @@ def write_explanations(
     entries: list[dict[str, Any]] = []
     failures: list[Failure] = []
     data = _ImageFiles(paths, [Crop.of(by.classifier.spec.preprocessing) for by in methods])
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
+    loader = DataLoader(
+        data, batch_size, num_workers=num_workers, collate_fn=list, worker_init_fn=end_with_parent
+    )
     grids = Grids(out)
     with tqdm(total=len(paths), desc="explain", unit="image", disable=None if progress else True) as bar:
         names = iter(_output_names(paths))
