@@ -11,7 +11,7 @@ import numpy as np
 from PIL import Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tame.utils.checks import InputError, shown
+from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
 
@@ -27,8 +27,8 @@ def check_no_address(path: str | Path) -> None:
         InputError: For an address.
     """
     if _ADDRESS.match(str(path)) and not _exists(path):
-        shown = str(path) if len(str(path)) <= 100 else f"{str(path)[:100]}..."
-        raise InputError(f"expected an image file, got the address {shown}: download the image first")
+        address = str(path) if len(str(path)) <= 100 else f"{str(path)[:100]}..."
+        raise InputError(f"expected an image file, got the address {address}: download the image first")
 
 
 def _exists(path: str | Path) -> bool:
@@ -59,11 +59,11 @@ def load_image(path: str | Path, channels: int = 3) -> Image.Image:
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"cannot read {shown(path)}: expected an image, got a file of another kind") from error
+        raise InputError(f"cannot read {path}: expected an image, got a file of another kind") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"cannot read {shown(path)}: it has too many pixels ({_one_line(error)})") from error
+        raise InputError(f"cannot read {path}: it has too many pixels ({_one_line(error)})") from error
     except Exception as error:  # on broken files, decoders raise errors of almost any kind
-        raise InputError(f"cannot read {shown(path)}: it cannot be decoded ({_one_line(error)})") from error
+        raise InputError(f"cannot read {path}: it cannot be decoded ({_one_line(error)})") from error
 
 
 def _check_file(path: Path) -> None:
@@ -71,13 +71,13 @@ def _check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"cannot read {ascii(str(path))}: it is no name of a file ({error})") from error
+        raise InputError(f"cannot read {path}: it is no name of a file ({error})") from error
     if path.is_dir():
-        raise InputError(f"cannot read {shown(path)}: expected an image file, got a folder")
+        raise InputError(f"cannot read {path}: expected an image file, got a folder")
     if not size:
-        raise InputError(f"cannot read {shown(path)}: the file is empty")
+        raise InputError(f"cannot read {path}: the file is empty")
 
 
 def _one_line(error: Exception) -> str:

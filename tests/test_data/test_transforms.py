@@ -35,7 +35,9 @@ def test_centre_crop_equals_torchvision(size, resize, crop, interpolation):
 
 
 @pytest.mark.parametrize("size", [(300, 33), (33, 300), (1000, 2), (1, 90), (48, 97)])
-@pytest.mark.parametrize(("resize", "crop"), [(48, 40), (40, 41), (31, 64), ((50, 300), (40, 24)), ((64, 40), (70, 40))])
+@pytest.mark.parametrize(
+    ("resize", "crop"), [(48, 40), (40, 41), (31, 64), ((50, 300), (40, 24)), ((64, 40), (70, 40))]
+)
 @pytest.mark.parametrize(("interpolation", "tolerance"), [("bilinear", 1), ("bicubic", 40)])
 @pytest.mark.parametrize("kind", ["centre", "random-flip"])
 def test_a_resized_region_equals_the_region_of_the_whole(

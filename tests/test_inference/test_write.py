@@ -1,5 +1,6 @@
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +12,7 @@ from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.data import Crop, crop_box, load_image
 from tame.functional.masking import min_max
 from tame.inference import Classes, Explanation, NamedExplainer, write_explanations
+from tame.inference.write import _output_names
 from tame.utils.checks import InputError
 from tame.visualize import overlay
 
@@ -116,6 +118,24 @@ def test_same_stems_overwrite_nothing(run, write_image, tmp_path):
     maps = [np.load(tmp_path / "out" / entry["map"]) for entry in entries]
     assert not np.array_equal(maps[0], maps[1])
     assert all((tmp_path / "out" / entry["overlay"]).is_file() for entry in entries)
+
+
+def test_many_files_of_one_stem_are_named_by_their_place():
+    """With a search for the number of each file, this would take minutes."""
+    names = list(_output_names([Path(f"n{place}/image.jpg") for place in range(30_000)]))
+    assert names == ["image", *(f"image-{number}" for number in range(2, 30_001))]
+    mixed = ["a/x.png", "a/X-2.png", "b/x.png", "c/x.png", "d/x-2.png", "e/x.png"]
+    assert list(_output_names(list(map(Path, mixed)))) == ["x", "X-2", "x-3", "x-4", "x-2-2", "x-5"]
+
+
+@pytest.mark.parametrize("stem", ["\N{CAT}" * 62, "\udcff\x1b[2Jcat", "x" * 250])
+def test_names_that_are_long_or_not_printable_are_explained(run, write_image, tmp_path, stem):
+    file = write_image(tmp_path / "in" / f"{stem}.png")
+    (entry,) = run([file], targets=[3]).entries
+    assert entry["file"] == str(file)
+    assert entry["map"].isprintable() and (tmp_path / "out" / entry["map"]).is_file()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == [entry]
+    assert load_image(entry["file"]) == load_image(file)
 
 
 def test_several_targets_share_an_overlay(run, files, tmp_path):
