@@ -5,7 +5,7 @@ from __future__ import annotations
 from tame.checkpoints.classifier import load_classifier
 from tame.cli.command import Arguments, Command, Part
 from tame.inference.explain_files import explain_files
-from tame.inference.write import ExplainReport
+from tame.inference.result import ExplainReport
 from tame.utils.checks import shown
 
 

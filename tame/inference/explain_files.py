@@ -24,7 +24,8 @@ from tame.inference.build import (
     check_loading,
     default_method,
 )
-from tame.inference.write import ExplainReport, check_files, write_explanations
+from tame.inference.result import ExplainReport
+from tame.inference.write import check_files, write_explanations
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
 
@@ -44,6 +45,7 @@ def explain_files(
     batch_size: int = 8,
     num_workers: int = 0,
     out: str | Path = "explanations",
+    resume: bool = True,
     progress: bool = True,
     **classifier: Any,
 ) -> ExplainReport:
@@ -67,6 +69,7 @@ def explain_files(
         batch_size: Images per batch.
         num_workers: Processes that read images; 0 reads in the main process.
         out: Folder of the overlays, maps and manifest.json.
+        resume: Resume an interrupted run; false starts over.
         progress: Show a progress bar.
         classifier: Arguments of `tame.load_classifier`, such as ``weights`` and ``device``.
 
@@ -113,6 +116,7 @@ def explain_files(
         classes=classes,
         batch_size=batch_size,
         num_workers=num_workers,
+        resume=resume,
         progress=progress,
     )
 

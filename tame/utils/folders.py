@@ -143,12 +143,11 @@ def _acquire(path: Path) -> str:
             _remove_stale(path)
             continue
         try:
-            os.write(file, content.encode())
+            with os.fdopen(file, "wb") as lock:
+                lock.write(content.encode())
         except OSError:
             path.unlink(missing_ok=True)
             raise
-        finally:
-            os.close(file)
         return content
 
 

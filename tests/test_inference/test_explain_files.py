@@ -27,7 +27,10 @@ def test_each_method_has_a_folder_and_the_manifest_names_all(toy_backbone, files
         assert entry["overlay"] == f"{entry['method']}/{stem}.overlay.png"
         assert entry["grid"] == "grid.png"
         assert np.load(Path("explanations", entry["map"])).ndim == 2
-    expected = {entry[kind] for entry in entries for kind in ("map", "overlay", "grid")} | {"manifest.json"}
+    expected = {entry[kind] for entry in entries for kind in ("map", "overlay", "grid")} | {
+        "manifest.json",
+        ".tame-files.json",
+    }
     out = Path("explanations")
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == expected
     ((rows, row_titles, column_titles, _),) = pages
@@ -42,7 +45,8 @@ def test_one_method_writes_no_folders_and_no_grids(toy_backbone, files, methods,
     entries = explained(*files[:2], backbone=toy_backbone, method="gradcam", top=2)
     assert not any("grid" in entry for entry in entries)
     assert {path.name for path in Path("explanations").iterdir()} == {
-        "00.overlay.png", "01.overlay.png", "manifest.json", *(entry["map"] for entry in entries),
+        "00.overlay.png", "01.overlay.png", "manifest.json", ".tame-files.json",
+        *(entry["map"] for entry in entries),
     }  # fmt: skip
     assert pages == []
     (by,) = methods("gradcam")

@@ -71,7 +71,10 @@ def test_manifest_describes_every_explanation(run, files, toy_classifier, tmp_pa
         assert saved.dtype == np.float32
         assert np.array_equal(saved, min_max(brightness(image, torch.tensor([target])))[0].numpy())
         assert Image.open(out / entry["overlay"]).mode == "RGB"
-    expected = {name for entry in report.entries for name in (entry["map"], entry["overlay"])} | {"manifest.json"}
+    expected = {name for entry in report.entries for name in (entry["map"], entry["overlay"])} | {
+        "manifest.json",
+        ".tame-files.json",
+    }
     assert {path.name for path in out.iterdir()} == expected  # no temporary files are left
 
 
