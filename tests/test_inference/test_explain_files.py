@@ -172,3 +172,26 @@ def test_each_backbone_has_its_own_checkpoint(trained, toy_backbone, toy_vit, fi
     for backbone, run, entry in zip((toy_backbone, toy_vit), runs, entries, strict=True):
         (alone,) = explained(files[0], backbone=backbone, checkpoint=run, target=["1"], out=backbone)
         assert np.array_equal(np.load(Path("explanations", entry["map"])), np.load(Path(backbone, alone["map"])))
+
+
+@pytest.mark.parametrize("method", ["gradcam", ["gradcam", "centre"]])
+def test_outputs_beside_the_images_are_not_explained_the_second_time(toy_backbone, files, explained, caplog, method):
+    for file in files[3:]:
+        file.unlink()
+    files, folder = files[:3], files[0].parent
+    once = explained(folder, backbone=toy_backbone, method=method, out=str(folder))
+    caplog.clear()
+    assert explained(folder, backbone=toy_backbone, method=method, out=str(folder)) == once
+    assert {entry["file"] for entry in once} == set(map(str, files))
+    assert len([message for message in caplog.messages if message.startswith("Left out")]) == 1
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) > len(files)
+    caplog.clear()
+    assert explained(*pictures, backbone=toy_backbone, method=method, out=str(folder)) == once
+    assert len([message for message in caplog.messages if message.startswith("Left out")]) == 1
+
+
+def test_nothing_but_outputs_is_refused(toy_backbone, files, explained, refused):
+    (entry,) = explained(files[0], backbone=toy_backbone, method="gradcam")
+    message = refused(Path("explanations", entry["overlay"]), backbone=toy_backbone)
+    assert message.startswith("expected images to explain, got pictures that this package wrote, such as explanations")

@@ -1,3 +1,4 @@
+import importlib
 import json
 import logging
 from pathlib import Path
@@ -184,6 +185,56 @@ def test_images_of_one_pixel_across_are_explained_beside_others(run, write_image
     assert [entry["file"] for entry in report.entries] == [str(thin)] * 2 + [str(whole)] * 2
     assert report.entries[0]["image_size"] == list(size)
     assert (tmp_path / "out" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("size", [(65000, 1), (1, 20000), (10000, 10)])
+def test_very_long_images_are_explained_beside_others(write_image, methods, tmp_path, monkeypatch, size):
+    resize = Image.Image.resize
+
+    def small(self, size, *options, **more):
+        assert size[0] * size[1] <= 1 << 24, f"resized to {size}"
+        return resize(self, size, *options, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", small)
+    files = [write_image(tmp_path / "in" / "long.png", size), write_image(tmp_path / "in" / "whole.png")]
+    report = write_explanations(files, methods("gradcam", "gradcam++"), out=tmp_path / "out", progress=False)
+    assert report.failures == []
+    assert [entry["image_size"] for entry in report.entries] == [list(size)] * 2 + [[60, 40]] * 2
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "reason"),
+    [
+        ("image_files.prepare_image", MemoryError(), "cannot resize {file}: MemoryError"),
+        ("write.draw_explanations", ValueError("no\nsize"), "cannot draw {file}: ValueError: no size"),
+    ],
+)
+def test_an_image_that_cannot_be_resized_or_drawn_is_named_and_the_others_explained(
+    methods, files, tmp_path, monkeypatch, caplog, step, error, reason
+):
+    function = getattr(importlib.import_module(f"tame.inference.{step.partition('.')[0]}"), step.partition(".")[2])
+
+    def fail(first, *others):
+        if str(files[1]) in (others[-1] if others else first[0].file):
+            raise error
+        return function(first, *others)
+
+    monkeypatch.setattr(f"tame.inference.{step}", fail)
+    report = write_explanations(files, methods("gradcam", "centre"), out=tmp_path / "out", progress=False)
+    assert report.failures == [(str(files[1]), reason.format(file=files[1]))]
+    assert report.failures[0].reason in caplog.messages
+    assert list(dict.fromkeys(entry["file"] for entry in report.entries)) == [str(files[index]) for index in (0, 2, 3)]
+    assert not list((tmp_path / "out").rglob("1.*"))
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == report.entries
+
+
+def test_a_page_that_cannot_be_drawn_is_named_and_everything_else_written(methods, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("tame.inference.grids.grid", lambda *given: 1 / 0)
+    report = write_explanations(files, methods("gradcam", "centre"), out=tmp_path / "out", progress=False)
+    assert report.failures == [("grid.png", "cannot draw grid.png: ZeroDivisionError: division by zero")]
+    assert len(report.entries) == 8 and not any("grid" in entry for entry in report.entries)
+    assert all((tmp_path / "out" / entry["overlay"]).is_file() for entry in report.entries)
 
 
 def test_large_images_are_drawn_smaller_and_recorded_at_full_size(run, write_image, tmp_path, monkeypatch):
