@@ -40,7 +40,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
         A function that raises InputError if another process has taken over the lock.
 
     Raises:
-        InputError: If a process that still runs holds the lock.
+        InputError: If a process that still runs holds the lock; if the path, or one above it, is a file.
         WriteError: If the folder cannot be written.
 
     Example:
@@ -51,6 +51,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
         >>> list(folder.iterdir())
         []
     """
+    check_folder(folder)
     path = folder / LOCK
     with writing(path):
         folder.mkdir(parents=True, exist_ok=True)
@@ -70,6 +71,16 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
         ended.set()
         if _read(path) == content:
             path.unlink(missing_ok=True)
+
+
+def check_folder(folder: Path) -> None:
+    """Check that results can be written to a folder, which need not exist.
+
+    Raises:
+        InputError: If its path, or one above it, is a file.
+    """
+    if file := next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None):
+        raise InputError(f"expected a folder to write the results to, got {shown(folder)}: {shown(file)} is a file")
 
 
 def claim(folder: Path, names: Iterable[str], known: bool = False) -> None:
