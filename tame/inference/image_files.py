@@ -14,7 +14,7 @@ from tame.data import Crop, load_image
 from tame.inference.batch import PreparedImage, prepare_image
 from tame.inference.result import Failure, failure_of
 from tame.utils.checks import InputError
-from tame.utils.processes import end_with_parent
+from tame.utils.processes import end_with_parent, noticing_ended_workers
 
 logger = logging.getLogger("tame")
 
@@ -53,6 +53,9 @@ class ImageFiles(Dataset["list[PreparedImage] | Failure"]):
             num_workers: Processes that read images; 0 reads in the main process.
             done: Positions of images that are left out of their batches.
             progress: Whether a bar is shown.
+
+        Raises:
+            InputError: If a process that reads images was killed.
         """
         starts = range(0, len(self), batch_size)
         batches = [range(start, min(start + batch_size, len(self))) for start in starts]
@@ -62,7 +65,7 @@ class ImageFiles(Dataset["list[PreparedImage] | Failure"]):
             self, batch_sampler=waiting, num_workers=num_workers, collate_fn=list, worker_init_fn=end_with_parent
         )
         bar = tqdm(total=len(self), initial=count, desc="explain", unit="image", disable=None if progress else True)
-        with bar, logging_redirect_tqdm():
+        with bar, logging_redirect_tqdm(), noticing_ended_workers():
             for batch, items in zip(waiting, loader, strict=True):
                 yield dict(zip(batch, items, strict=True))
                 bar.update(len(batch))

@@ -1,4 +1,4 @@
-"""Processes that end together with the one that started them."""
+"""Processes that end together with the one that started them, and ends that are noticed."""
 
 from __future__ import annotations
 
@@ -6,6 +6,10 @@ import multiprocessing
 import os
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from tame.utils.checks import InputError
 
 
 def end_with_parent(worker: int = 0) -> None:
@@ -24,3 +28,21 @@ def end_with_parent(worker: int = 0) -> None:
         os._exit(2)
 
     threading.Thread(target=wait_for_end, daemon=True, name="parent-observer").start()
+
+
+@contextmanager
+def noticing_ended_workers() -> Iterator[None]:
+    """Raise an error in plain words where a worker of a `torch.utils.data.DataLoader` was killed.
+
+    Raises:
+        InputError: For such a worker.
+    """
+    try:
+        yield
+    except RuntimeError as error:
+        if "DataLoader worker" not in str(error):
+            raise
+        raise InputError(
+            "a process that reads images was ended, perhaps for lack of memory; what is done is kept. Run the same "
+            "again, with fewer of them (num_workers)"
+        ) from error

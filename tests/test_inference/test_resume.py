@@ -18,7 +18,7 @@ import pytest
 from PIL import Image
 from torch import Tensor
 
-import tame
+import tame.inference.image_files
 from faults import SIZES, call_fails, write_fails_at
 from tame.classifier import FrozenClassifier
 from tame.inference import Classes, ExplainReport, NamedExplainer, write_explanations
@@ -183,6 +183,22 @@ def test_a_failed_rename_loses_nothing_and_the_same_call_goes_on(run: Callable[.
     with pytest.raises(WriteError, match="cannot write"), call_fails("replace", name, ENOSPC):
         run(bright)
     assert run(bright) == whole
+    assert content("out") == content("whole")
+
+
+def test_a_killed_worker_is_one_sentence_and_the_same_call_goes_on(
+    run: Callable[..., ExplainReport], noise_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    prepare = tame.inference.image_files.prepare_image
+
+    def end(image: Image.Image, crop: Any, file: str) -> Any:
+        return os.kill(os.getpid(), signal.SIGKILL) if file == str(noise_files[2]) else prepare(image, crop, file)
+
+    with monkeypatch.context() as ending, pytest.raises(InputError, match="reads images was ended") as error:
+        ending.setattr("tame.inference.image_files.prepare_image", end)
+        run(bright, num_workers=1)
+    assert "\n" not in str(error.value)
+    assert run(bright) == run(bright, out="whole")
     assert content("out") == content("whole")
 
 
