@@ -1,4 +1,4 @@
-"""Scripts without a `__main__` guard work where processes are spawned, as on macOS and Windows."""
+"""Worker processes end with their parent, and scripts without a `__main__` guard work where they are spawned."""
 
 from __future__ import annotations
 
@@ -14,6 +14,9 @@ import pytest
 from PIL import Image
 
 import tame
+from tame.data import Crop, ImageEntry, ImageListDataset
+from tame.data.datamodule import image_loader
+from tame.utils.processes import end_with_parent
 
 PACKAGE = Path(tame.__file__).parent
 FILES = sorted(file for file in PACKAGE.rglob("*.py") if "cli" not in file.relative_to(PACKAGE).parts)
@@ -50,6 +53,21 @@ def test_the_test_finds_defaults() -> None:
 @pytest.mark.parametrize("file", FILES, ids=lambda file: file.relative_to(PACKAGE).as_posix())
 def test_no_default_starts_worker_processes(file: Path) -> None:
     assert not workers(ast.parse(file.read_text(encoding="utf-8")))
+
+
+def test_the_workers_of_every_loader_end_with_their_parent() -> None:
+    calls = [
+        (file.name, node)
+        for file in FILES
+        for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
+        if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Loader")
+    ]
+    assert {name for name, _ in calls} >= {"datamodule.py", "run.py", "write.py"}
+    for name, call in calls:
+        given = [ast.unparse(keyword) for keyword in call.keywords]
+        assert any(text.startswith(("worker_init_fn=end_with_parent", "**_worker_options(")) for text in given), name
+    dataset = ImageListDataset([ImageEntry(Path("a.png"), None)], Crop(8, 8))
+    assert image_loader(dataset, 1, 2).worker_init_fn is end_with_parent
 
 
 SCRIPT = """

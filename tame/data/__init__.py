@@ -4,7 +4,7 @@
 """
 
 from tame.data.dataset import Batch, ImageListDataset, Sample
-from tame.data.folders import ImageFolders, resolve_folders, resolve_list, walk_images
+from tame.data.folders import ImageFolders, own_outputs, resolve_folders, resolve_list, walk_images
 from tame.data.images import array_to_photo, channels_to_photo, check_file, check_no_address, load_image, to_photo
 from tame.data.lists import (
     ImageEntry,
@@ -34,6 +34,7 @@ __all__ = [
     "draw_per_label",
     "list_hash",
     "load_image",
+    "own_outputs",
     "read_list",
     "resolve_folders",
     "resolve_list",

@@ -17,6 +17,7 @@ from tame.data.readable import ReadableImages, collate_readable
 from tame.data.transforms import CROP_KINDS, Crop, CropKind
 from tame.data.user_images import UserDataset, UserImages
 from tame.utils.checks import InputError
+from tame.utils.processes import end_with_parent
 
 
 def open_images(
@@ -43,6 +44,7 @@ def image_loader(
 def _worker_options(num_workers: int) -> dict[str, Any]:
     return {
         "num_workers": num_workers,
+        "worker_init_fn": end_with_parent,
         "persistent_workers": num_workers > 0,
         "pin_memory": torch.cuda.is_available(),
     }

@@ -13,6 +13,7 @@ from dotenv import dotenv_values
 
 from tame.data.lists import ImageEntry
 from tame.utils.checks import InputError
+from tame.utils.folders import claimed
 
 logger = logging.getLogger("tame")
 
@@ -20,6 +21,7 @@ IMAGE_SUFFIXES = {".jpg", ".jpeg", ".jpe", ".jfif", ".png", ".gif", ".bmp", ".we
 IMAGE_SUFFIXES |= {".ppm", ".pgm", ".pbm", ".pnm", ".jp2", ".avif", ".tga"}
 _NO_IMAGES = {".txt", ".csv", ".tsv", ".json", ".jsonl", ".xml", ".yaml", ".yml", ".toml", ".md", ".html", ".log"}
 _NO_IMAGES |= {".py", ".ipynb", ".npy", ".npz", ".pt", ".pth", ".db", ".ini", ".lnk", ".mat", ".parquet"}
+_PICTURES = (".png", ".jpg")  # that this package writes
 
 
 class ImageFolders(NamedTuple):
@@ -33,8 +35,8 @@ def walk_images(folder: str | Path) -> list[ImageEntry]:
     """Return all images in ``folder`` and its subfolders, sorted, without labels.
 
     Hidden files and folders, such as ``.ipynb_checkpoints``, are left out. Links to folders are followed, and a folder
-    that several of them lead to is read once. Other files that may be images, such as HEIC or PDF, are counted and
-    named in a log message.
+    that several of them lead to is read once. Pictures that this package wrote, such as overlays, are left out. They
+    and other files that may be images, such as HEIC or PDF, are counted in a log message.
 
     Raises:
         InputError: If ``folder`` is not a folder, or contains no images.
@@ -42,14 +44,17 @@ def walk_images(folder: str | Path) -> list[ImageEntry]:
     folder = Path(folder)
     if not folder.is_dir():
         raise InputError(f"expected a folder of images, got {folder}, which is not a folder")
-    paths, others = [], []
-    for path in _visible_files(str(folder)):
+    paths, others, own = [], [], Counter[str]()
+    for path in _visible_files(str(folder), own):
         suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 - faster for 1.3 million files
         if suffix in IMAGE_SUFFIXES:
             paths.append(Path(path))
         elif suffix not in _NO_IMAGES:
             others.append(suffix or "without suffix")
     counts = ", ".join(f"{count} {suffix}" for suffix, count in sorted(Counter(others).items()))
+    if +own:
+        written = ", ".join(f"{kind}: {count}" for kind, count in (+own).items())
+        logger.warning("Left out in %s what this package wrote there (%s).", folder, written)
     if not paths:
         skipped = f" (skipped: {counts})" if counts else ""
         raise InputError(f"expected images (.jpg, .png, ...) in {folder} or its subfolders, got none{skipped}")
@@ -58,9 +63,24 @@ def walk_images(folder: str | Path) -> list[ImageEntry]:
     return [ImageEntry(path, None) for path in sorted(paths)]
 
 
-def _visible_files(folder: str) -> Iterator[str]:
-    """Yield the files below a folder; links to folders are followed after everything else, each folder once."""
+def own_outputs(folder: str | Path) -> set[str]:
+    """Return the names of the files and folders (with a slash at the end) of a folder that this package wrote."""
+    try:
+        return claimed(Path(folder))
+    except InputError as error:
+        logger.warning("%s.", error)
+        return set()
+
+
+def _visible_files(folder: str, own: Counter[str]) -> Iterator[str]:
+    """Yield the files below a folder; links to folders are followed after everything else, each folder once.
+
+    Args:
+        folder: Where to begin.
+        own: Receives the number of pictures and of folders that this package wrote, which are left out.
+    """
     seen: set[tuple[int, int]] = set()
+    ours: set[str] = set()
     waiting = [folder]
     while waiting:
         for parent, folders, names in os.walk(waiting.pop(0), onerror=_say_unreadable):
@@ -69,9 +89,14 @@ def _visible_files(folder: str) -> Iterator[str]:
                 folders.clear()
                 continue
             seen.add((status.st_dev, status.st_ino))
-            folders[:] = sorted(name for name in folders if not name.startswith("."))
+            ours |= {os.path.join(parent, name) for name in own_outputs(parent)}  # noqa: PTH118
+            visible = sorted(name for name in folders if not name.startswith("."))
+            folders[:] = [name for name in visible if os.path.join(parent, name, "") not in ours]  # noqa: PTH118
             waiting += [path for name in folders if os.path.islink(path := os.path.join(parent, name))]  # noqa: PTH114, PTH118
-            yield from (os.path.join(parent, name) for name in names if not name.startswith("."))  # noqa: PTH118
+            paths = [os.path.join(parent, name) for name in names if not name.startswith(".")]  # noqa: PTH118
+            yield from (path for path in paths if path not in ours)
+            own["folders"] += len(visible) - len(folders)
+            own["pictures"] += sum(path in ours and path.endswith(_PICTURES) for path in paths)
 
 
 def _say_unreadable(error: OSError) -> None:

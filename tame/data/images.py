@@ -9,15 +9,18 @@ from functools import cache
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from torch import Tensor
 
-from tame.utils.checks import InputError, shown
+from tame.utils.checks import InputError
+from tame.utils.time_limit import time_limit
 
 logger = logging.getLogger("tame")
 
 _RANGES = (1, 255, 4095, 65535)  # largest values of floats in [0, 1], and of integers of 8, 12 and 16 bits
 _OVERSHOOT = 1.25  # floats exceed their range by up to this factor, for example after a bicubic interpolation
+_BLOCK = 1 << 20  # pixels of images of more than 8 bits that are scaled at once
+_PATIENCE = 60.0  # longest time to decode an image, in seconds
 _ADDRESS = re.compile(r"[a-z][a-z0-9+.-]+:/|data:", re.IGNORECASE)  # a Path has one of the slashes of http://
 
 
@@ -28,8 +31,8 @@ def check_no_address(path: str | Path) -> None:
         InputError: For an address.
     """
     if _ADDRESS.match(str(path)) and not _exists(path):
-        shown = str(path) if len(str(path)) <= 100 else f"{str(path)[:100]}..."
-        raise InputError(f"expected an image file, got the address {shown}: download the image first")
+        address = str(path) if len(str(path)) <= 100 else f"{str(path)[:100]}..."
+        raise InputError(f"expected an image file, got the address {address}: download the image first")
 
 
 def _exists(path: str | Path) -> bool:
@@ -50,21 +53,24 @@ def load_image(path: str | Path, channels: int = 3) -> Image.Image:
         Image of mode RGB or L, rotated by its EXIF orientation, transparent pixels composited over white.
 
     Raises:
-        InputError: If the file cannot be read, with its path and the reason in one sentence.
+        InputError: If the file cannot be read, with its path and the reason in one sentence: no image, PostScript, too
+            many pixels, damaged, or not decoded within a minute (as far as `time_limit` can interrupt a decoder).
     """
     path = Path(path)
     check_file(path)
     try:
-        with Image.open(path) as image:
+        with time_limit(_PATIENCE), Image.open(path) as image:
+            if image.format == "EPS":
+                raise InputError(f"cannot read {path}: expected an image, got PostScript, which is a program")
             return to_photo(image, channels, source=str(path.parent))
     except InputError:
         raise
     except UnidentifiedImageError as error:
-        raise InputError(f"cannot read {shown(path)}: expected an image, got a file of another kind") from error
+        raise InputError(f"cannot read {path}: expected an image, got a file of another kind") from error
     except Image.DecompressionBombError as error:
-        raise InputError(f"cannot read {shown(path)}: it has too many pixels ({_one_line(error)})") from error
+        raise InputError(f"cannot read {path}: it has too many pixels ({_one_line(error)})") from error
     except Exception as error:  # on broken files, decoders raise errors of almost any kind
-        raise InputError(f"cannot read {shown(path)}: it cannot be decoded ({_one_line(error)})") from error
+        raise InputError(f"cannot read {path}: it cannot be decoded ({_one_line(error)})") from error
 
 
 def check_file(path: Path) -> None:
@@ -77,13 +83,13 @@ def check_file(path: Path) -> None:
     try:
         size = path.stat().st_size
     except OSError as error:
-        raise InputError(f"cannot read {shown(path)}: {error.strerror or error}") from error
+        raise InputError(f"cannot read {path}: {error.strerror or error}") from error
     except ValueError as error:
-        raise InputError(f"cannot read {ascii(str(path))}: it is no name of a file ({error})") from error
+        raise InputError(f"cannot read {path}: it is no name of a file ({error})") from error
     if path.is_dir():
-        raise InputError(f"cannot read {shown(path)}: expected an image file, got a folder")
+        raise InputError(f"cannot read {path}: expected an image file, got a folder")
     if not size:
-        raise InputError(f"cannot read {shown(path)}: the file is empty")
+        raise InputError(f"cannot read {path}: the file is empty")
 
 
 def _one_line(error: Exception) -> str:
@@ -113,7 +119,9 @@ def to_photo(image: Image.Image, channels: int = 3, source: str = "an image in m
     """
     if channels not in (1, 3):
         raise InputError(f"expected an image of 1 or 3 channels, got {channels}")
-    image = ImageOps.exif_transpose(image)
+    image.load()  # before the EXIF data, which may follow the pixels
+    if image.getexif().get(ExifTags.Base.Orientation, 1) != 1:  # otherwise it would be copied
+        image = ImageOps.exif_transpose(image)
     if image.mode.startswith("I") or image.mode == "F":
         image = Image.fromarray(_to_bytes(np.asarray(image), source))
     elif image.has_transparency_data:
@@ -124,15 +132,20 @@ def to_photo(image: Image.Image, channels: int = 3, source: str = "an image in m
 
 def _to_bytes(values: np.ndarray, source: str) -> np.ndarray:
     """Scale integers of 16 or 32 bits, or floats (H, W), to 0..255, see `to_photo`."""
-    finite = values[np.isfinite(values)]
-    largest = float(finite.max(initial=0))
+    blocks = np.array_split(values, 1 + values.size // _BLOCK)  # floats of all values would take many times the image
+    largest = float(max(block[np.isfinite(block)].max(initial=0) for block in blocks))
     floats = np.issubdtype(values.dtype, np.floating)
     ranges, factor = (_RANGES, _OVERSHOOT) if floats else (_RANGES[1:], 1.0)
     top = next((each for each in ranges if largest <= factor * each), None)
     if largest and not (values.dtype.itemsize == 2 and top == _RANGES[-1]):
         kind = "float" if floats else f"{8 * values.dtype.itemsize}-bit integer"
         _say_range(source, kind, "0 to the largest value of each image" if top is None else f"0..{top}")
-    scaled = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=-np.inf) * (255 / (top or largest))
+    return np.concatenate([_scaled(block, 255 / (top or largest)) for block in blocks])
+
+
+def _scaled(values: np.ndarray, factor: float) -> np.ndarray:
+    """Multiply values by a factor and round them to bytes; NaN becomes 0."""
+    scaled = np.nan_to_num(values.astype(np.float64), posinf=np.inf, neginf=-np.inf) * factor
     return scaled.round().clip(0, 255).astype(np.uint8)
 
 

@@ -20,6 +20,7 @@ Sides: TypeAlias = int | tuple[int, int]
 """Number of pixels, or (height, width)."""
 
 _FILTERS = {"bilinear": Image.Resampling.BILINEAR, "bicubic": Image.Resampling.BICUBIC}
+_LARGEST = 1 << 24  # pixels of an image that is resized as a whole, 64 MiB
 
 
 class CropValues(Protocol):
@@ -38,6 +39,10 @@ class CropValues(Protocol):
 @dataclass(frozen=True)
 class Crop:
     """Resize, crop and scale an image to [0, 1], as torchvision does.
+
+    Of an image that would have more than 2^24 pixels after resizing, such as one of 65000 x 1 pixels, only the crop's
+    region is resized. The result is that of resizing it all, up to rounding: 1/255 for bilinear interpolation, more
+    at single pixels for bicubic interpolation, whose overshoots are clipped after the other axis.
 
     Args:
         resize: Length of the short side after resizing, or a fixed (height, width) regardless of the aspect ratio, in
@@ -89,12 +94,11 @@ class Crop:
             (C, height, width) of the crop, in [0, 1].
         """
         size = resized_size(*photo.size, self.resize)
-        if size != photo.size:
-            photo = photo.resize(size, _FILTERS[self.interpolation])
         height, width = _pair(self.crop)
         start = _centre if self.kind == "centre" else partial(_anywhere, generator=generator)
         left, top = start(size[0], width), start(size[1], height)
-        image = to_tensor(photo.crop((left, top, left + width, top + height)))
+        box = left, top, left + width, top + height
+        image = to_tensor(_resized(photo, size, _FILTERS[self.interpolation], box))
         if self.kind == "random-flip" and torch.rand((), generator=generator) < 0.5:
             image = image.flip(-1)
         return image
@@ -102,6 +106,21 @@ class Crop:
     def box(self, width: int, height: int) -> tuple[float, float, float, float]:
         """Return the region of an image that the centre crop shows, see `crop_box`."""
         return crop_box(width, height, self.resize, self.crop)
+
+
+def _resized(
+    photo: Image.Image, size: tuple[int, int], resample: Image.Resampling, box: tuple[int, int, int, int]
+) -> Image.Image:
+    """Return the ``box`` (left, top, right, bottom) of an image resized to ``size``, black outside of it."""
+    if size == photo.size:
+        return photo.crop(box)
+    if size[0] * size[1] <= _LARGEST:
+        return photo.resize(size, resample).crop(box)
+    left, top, right, bottom = max(0, box[0]), max(0, box[1]), min(size[0], box[2]), min(size[1], box[3])
+    (width, height), (across, down) = size, photo.size
+    source = left * across / width, top * down / height, right * across / width, bottom * down / height
+    part = photo.resize((right - left, bottom - top), resample, source)
+    return part.crop((box[0] - left, box[1] - top, box[2] - left, box[3] - top))
 
 
 def to_tensor(photo: Image.Image) -> Tensor:

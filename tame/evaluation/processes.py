@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import threading
-import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -12,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from tame.utils.checks import InputError
+from tame.utils.processes import end_with_parent
 
 _LONGEST_WAIT = timedelta(days=30)  # processes may differ in speed; one that ended is noticed at once
 
@@ -89,7 +87,7 @@ class Processes:
         if fabric is None:
             return Process()
         if fabric.local_rank > 0:
-            _end_with_parent()
+            end_with_parent()
         fabric.launch()
         barrier, broadcast = _together(fabric.barrier), _together(fabric.broadcast)
         return Process(fabric.global_rank, fabric.world_size, barrier, broadcast)
@@ -105,15 +103,3 @@ def _together(meet: Callable[..., Any]) -> Callable[..., Any]:
             raise InputError("another process of this run has stopped; its own message says why") from error
 
     return call
-
-
-def _end_with_parent() -> None:
-    """End this process soon after its parent: none continues when the program is killed."""
-    parent = os.getppid()
-
-    def wait_for_end() -> None:
-        while os.getppid() == parent:
-            time.sleep(1)
-        os._exit(2)
-
-    threading.Thread(target=wait_for_end, daemon=True, name="parent-observer").start()

@@ -21,6 +21,8 @@ from tame.evaluation.processes import Process
 from tame.evaluation.records import SUMMARY, Summary, read_summary
 from tame.evaluation.request import EvaluationRequest
 from tame.metrics import perturbations_of, settings_of
+from tame.utils.checks import shown
+from tame.utils.processes import end_with_parent
 from tame.utils.versions import versions
 
 
@@ -107,7 +109,7 @@ def run_evaluations(evaluations: Sequence[Evaluation], process: Process | None =
                 if finished[index]:
                     continue
                 of_several = f" ({index + 1} of {len(folders)})" if len(folders) > 1 else ""
-                bar.set_description(f"{one.title}{of_several}")
+                bar.set_description(f"{shown(one.title)}{of_several}")
                 _evaluate(one, folder, done[index], process, bar)
                 process.wait()
                 with process.leading() as leads:
@@ -133,6 +135,7 @@ def _evaluate(one: Evaluation, folder: RunFolder, done: Set[int], process: Proce
         one.dataset,
         batch_sampler=_waiting(done, process, len(files), settings.batch_size),
         num_workers=settings.num_workers,
+        worker_init_fn=end_with_parent,
         pin_memory=torch.cuda.is_available(),
     )
     left = len(files) - len(done)

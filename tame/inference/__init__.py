@@ -4,8 +4,8 @@ from tame.inference.batch import Classes, NamedExplainer, PreparedImage, explain
 from tame.inference.explain import explain
 from tame.inference.explain_files import bundled_images, collect_images, explain_files
 from tame.inference.grids import class_grid, image_grid
-from tame.inference.result import Explanation
-from tame.inference.write import ExplainReport, Failure, write_explanations
+from tame.inference.result import ExplainReport, Explanation, Failure
+from tame.inference.write import write_explanations
 
 __all__ = [
     "Classes",

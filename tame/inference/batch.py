@@ -76,6 +76,11 @@ class Classes:
         if self.top < 1:
             raise InputError(f"expected top of at least 1, got {self.top}")
 
+    @property
+    def count(self) -> int:
+        """Number of classes of each image."""
+        return self.top if self.targets is None else len(set(self.targets))
+
     def check(self, spec: BackboneSpec) -> None:
         """Check that a classifier has these classes.
 

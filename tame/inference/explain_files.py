@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Iterable, Mapping, Sequence
+from functools import cache
 from importlib.resources import files as package_files
 from pathlib import Path
 from typing import Any
@@ -12,7 +14,7 @@ from torch import nn
 
 from tame.checkpoints.classifier import checkpoints_by_backbone
 from tame.classifier import FrozenClassifier
-from tame.data import check_no_address, walk_images
+from tame.data import check_no_address, own_outputs, walk_images
 from tame.explainers.build import MethodName
 from tame.inference.batch import Classes
 from tame.inference.build import (
@@ -24,9 +26,12 @@ from tame.inference.build import (
     check_loading,
     default_method,
 )
-from tame.inference.write import ExplainReport, check_files, write_explanations
+from tame.inference.result import ExplainReport
+from tame.inference.write import check_files, write_explanations
 from tame.presets import PRESETS
 from tame.utils.checks import InputError
+
+logger = logging.getLogger("tame")
 
 
 def explain_files(
@@ -44,6 +49,7 @@ def explain_files(
     batch_size: int = 8,
     num_workers: int = 0,
     out: str | Path = "explanations",
+    resume: bool = True,
     progress: bool = True,
     **classifier: Any,
 ) -> ExplainReport:
@@ -68,6 +74,7 @@ def explain_files(
         batch_size: Images per batch.
         num_workers: Processes that read images; 0 reads in the main process.
         out: Folder of the overlays, maps and manifest.json.
+        resume: Resume an interrupted run; false starts over.
         progress: Show a progress bar.
         classifier: Arguments of `tame.load_classifier`, such as ``weights`` and ``device``.
 
@@ -116,6 +123,7 @@ def explain_files(
         classes=classes,
         batch_size=batch_size,
         num_workers=num_workers,
+        resume=resume,
         progress=progress,
     )
 
@@ -123,15 +131,27 @@ def explain_files(
 def collect_images(paths: Iterable[str | Path]) -> list[Path]:
     """Return the files among ``paths`` and all images in the folders among them, each once.
 
+    Pictures that this package wrote are left out, with a log message.
+
     Raises:
-        InputError: For a path that does not exist, an address such as https://..., or a folder without images.
+        InputError: For a path that does not exist, an address such as https://..., a folder without images, or no path
+            but pictures that this package wrote.
     """
     found: list[Path] = []
+    own: list[Path] = []
+    outputs = cache(own_outputs)
     for path in map(Path, paths):
         check_no_address(path)
         if not os.path.exists(path):  # noqa: PTH110 - is false for a name that is too long
             raise InputError(f"expected an image file or a folder of images, got {path}, which does not exist")
-        found += [entry.path for entry in walk_images(path)] if path.is_dir() else [path]
+        if path.is_dir():
+            found += [entry.path for entry in walk_images(path)]
+        else:
+            (own if path.name in outputs(path.parent) else found).append(path)
+    if own:
+        logger.warning("Left out %d pictures that this package wrote, such as %s.", len(own), own[0])
+    if own and not found:
+        raise InputError(f"expected images to explain, got pictures that this package wrote, such as {own[0]}")
     return list(dict.fromkeys(found))
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from PIL import Image, ImageDraw
 
 from tame.explainers.build import MethodName
-from tame.inference.result import Explanation
+from tame.inference.result import Explanation, Failure, failure_of
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
 from tame.visualize import Box, grid, pixel_box
@@ -81,11 +81,15 @@ class Grids:
 
     Args:
         out: Folder to write to.
+
+    Attributes:
+        failures: Pages that could not be drawn; their entries name no ``grid``.
     """
 
     def __init__(self, out: Path) -> None:
         self.out = out
-        self._images = _Pages(out, "grid", image_grid)
+        self.failures: list[Failure] = []
+        self._images = _Pages(out, "grid", image_grid, self.failures)
 
     def add(self, name: str, rows: Sequence[Row], entries: Sequence[Sequence[dict[str, Any]]]) -> None:
         """Add an image: with one class it becomes a column of ``grid.png``, with several ``NAME.grid.png``.
@@ -95,7 +99,7 @@ class Grids:
             rows: Per method, the explanations of the image.
             entries: Their manifest entries; each receives the name of its ``grid``.
         """
-        pages = self._images if len(rows[0]) == 1 else _Pages(self.out, f"{name}.grid", class_grid)
+        pages = self._images if len(rows[0]) == 1 else _Pages(self.out, f"{name}.grid", class_grid, self.failures)
         for column, own in zip(zip(*rows, strict=True), zip(*entries, strict=True), strict=True):
             pages.add(column, own)
         if pages is not self._images:
@@ -109,8 +113,11 @@ class Grids:
 class _Pages:
     """Writes columns to numbered pages; a single page has no number."""
 
-    def __init__(self, out: Path, stem: str, draw: Callable[[Sequence[Row]], Image.Image]) -> None:
+    def __init__(
+        self, out: Path, stem: str, draw: Callable[[Sequence[Row]], Image.Image], failures: list[Failure]
+    ) -> None:
         self.out = out
+        self.failures = failures
         self.stem = stem
         self.draw = draw
         self._columns: list[tuple[Row, Sequence[dict[str, Any]]]] = []  # not yet on a page
@@ -118,22 +125,43 @@ class _Pages:
 
     def add(self, column: Row, entries: Sequence[dict[str, Any]]) -> None:
         if len(self._columns) == COLUMNS:
-            self._write(f"{self.stem}-{self._written + 1}.png")
+            self._write(_page_name(self.stem, self._written + 1))
         self._columns.append((column, entries))
 
     def close(self) -> None:
         if self._columns:
-            self._write(f"{self.stem}-{self._written + 1}.png" if self._written else f"{self.stem}.png")
+            self._write(_page_name(self.stem, self._written + 1 if self._written else None))
 
     def _write(self, name: str) -> None:
-        page = self.draw(list(zip(*(column for column, _ in self._columns), strict=True)))
+        rows = list(zip(*(column for column, _ in self._columns), strict=True))
+        written, self._columns = self._columns, []
+        self._written += 1
+        try:
+            page = self.draw(rows)
+        except Exception as error:
+            self.failures.append(failure_of("draw", name, error))
+            return
         with replacing(self.out / name) as temporary:
             page.save(temporary, format="PNG")
-        for _, entries in self._columns:
+        for _, entries in written:
             for entry in entries:
                 entry["grid"] = name
-        self._columns.clear()
-        self._written += 1
+
+
+def grid_names(names: Sequence[str], classes: int) -> list[str]:
+    """Return the names of all files that `Grids` may write.
+
+    Args:
+        names: Start of each image's file names.
+        classes: Number of classes per image.
+    """
+    stems = ["grid"] if classes == 1 else [f"{name}.grid" for name in names]
+    pages = -(-(len(names) if classes == 1 else classes) // COLUMNS)
+    return [_page_name(stem, number) for stem in stems for number in (None, *range(1, pages + 1))]
+
+
+def _page_name(stem: str, number: int | None) -> str:
+    return f"{stem}.png" if number is None else f"{stem}-{number}.png"
 
 
 def row_names(methods: Iterable[tuple[str, str]]) -> list[tuple[str, ...]]:

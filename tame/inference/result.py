@@ -4,19 +4,44 @@ from __future__ import annotations
 
 import io
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple, TypeAlias
 
 import numpy as np
 from PIL import Image
 
 from tame.explainers.build import MethodName
+from tame.utils.checks import shown
 from tame.utils.io import replacing, write_array
 from tame.visualize import Box, figure, overlay
 
 _SINGLE, _SEVERAL = 600, 400  # side of a panel in pixels, if it is the only one and if it is one of several
+
+
+Entries: TypeAlias = list[dict[str, Any]]
+"""The manifest entries of an image: per method, one per class."""
+
+
+class Failure(NamedTuple):
+    """A file that could not be explained, and the reason in one sentence."""
+
+    file: str
+    reason: str
+
+
+def failure_of(what: str, file: object, error: Exception) -> Failure:
+    """Return the failure of a step, with the text of any error on one line."""
+    text = " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
+    return Failure(str(file), shown(f"cannot {what} {file}: {text}"))
+
+
+class ExplainReport(NamedTuple):
+    """The result of `explain_files`: the manifest's entries, and what could not be read or drawn."""
+
+    entries: Entries
+    failures: list[Failure]
 
 
 @dataclass(frozen=True, eq=False)
@@ -89,9 +114,9 @@ class Explanation:
         Returns:
             The overlay's file.
         """
-        name = f"{Path(self.file).stem if self.file else 'explanation'}.{self.target}"
+        name = f"{output_stem(Path(self.file)) if self.file else 'explanation'}.{self.target}"
         path = Path(folder) / f"{name}.overlay.png"
-        _write_picture(path, _draw([self]))
+        _write_picture(path, draw_explanations([self]))
         write_array(Path(folder) / f"{name}.npy", self.map)
         return path
 
@@ -116,23 +141,39 @@ class Explanation:
     def _repr_png_(self) -> bytes:
         """Return the titled overlay for notebooks."""
         buffer = io.BytesIO()
-        _draw([self]).save(buffer, format="PNG")
+        draw_explanations([self]).save(buffer, format="PNG")
         return buffer.getvalue()
 
 
-def write_explanations_of_image(out: Path, name: str, explanations: Sequence[Explanation]) -> list[dict[str, Any]]:
+def output_stem(file: Path) -> str:
+    r"""Return the start of the names of an image's files: its own, with an underscore for what is not printable.
+
+    It is cut so that no file system refuses it with an ending.
+
+    Example:
+        >>> output_stem(Path("photos/two\nlines.jpg"))
+        'two_lines'
+    """
+    printable = "".join(letter if letter.isprintable() else "_" for letter in file.stem)
+    return printable[:80].encode()[:200].decode(errors="ignore")
+
+
+def write_explanations_of_image(
+    out: Path, name: str, explanations: Sequence[Explanation], picture: Image.Image
+) -> Entries:
     """Write the explanations of one image by one method: an overlay of all classes, and a map per class.
 
     Args:
         out: Folder to write to.
         name: Start of the file names; may begin with a subfolder.
         explanations: One per class.
+        picture: Their overlay, see `draw_explanations`.
 
     Returns:
         A manifest entry per class.
     """
     overlay_file = f"{name}.overlay.png"
-    _write_picture(out / overlay_file, _draw(explanations))
+    _write_picture(out / overlay_file, picture)
     entries = []
     for explanation in explanations:
         map_file = f"{name}.{explanation.target}.npy"
@@ -141,7 +182,23 @@ def write_explanations_of_image(out: Path, name: str, explanations: Sequence[Exp
     return entries
 
 
-def _draw(explanations: Sequence[Explanation]) -> Image.Image:
+def restore_explanation(entry: Mapping[str, Any], out: Path, image: Image.Image) -> Explanation:
+    """Return an explanation that was written.
+
+    Args:
+        entry: Its manifest entry.
+        out: Folder that it was written to.
+        image: The whole image, which may be smaller than the explained one.
+    """
+    values: dict[str, Any] = {field.name: entry.get(field.name) for field in fields(Explanation)}
+    values |= {"image": image, "map": np.load(out / entry["map"], allow_pickle=False)}
+    values |= {"image_size": tuple(entry["image_size"]), "crop": tuple(entry["crop"])}
+    if entry["confidence"] is None:
+        values["confidence"] = math.nan
+    return Explanation(**values)
+
+
+def draw_explanations(explanations: Sequence[Explanation]) -> Image.Image:
     """Draw the explanations of one image: a single overlay, or the image followed by several."""
     panels = [(explanation.title, explanation.overlay()) for explanation in explanations]
     if len(panels) == 1:

@@ -5,60 +5,39 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from itertools import chain
 from pathlib import Path
-from typing import Any, NamedTuple
 
-from torch.utils.data import DataLoader, Dataset
-from tqdm import tqdm  # type: ignore[import-untyped] # it ships no type information
-
-from tame.data import Crop, load_image
-from tame.inference.batch import Classes, NamedExplainer, PreparedImage, explain_batch, prepare_image
-from tame.inference.grids import Grids, row_names
-from tame.inference.result import write_explanations_of_image
+from tame.data import Crop
+from tame.inference.batch import Classes, NamedExplainer, PreparedImage, explain_batch
+from tame.inference.grids import Grids, grid_names, row_names
+from tame.inference.image_files import ImageFiles
+from tame.inference.journal import Journal, journal_settings
+from tame.inference.result import (
+    Entries,
+    ExplainReport,
+    Explanation,
+    Failure,
+    draw_explanations,
+    failure_of,
+    output_stem,
+    restore_explanation,
+    write_explanations_of_image,
+)
 from tame.utils.checks import InputError
-from tame.utils.io import replacing
+from tame.utils.folders import claim, claimed, locked
+from tame.utils.io import write_text
 
 logger = logging.getLogger("tame")
 
-_LARGEST = 1280  # longest side of the images that are drawn, in pixels
+MANIFEST = "manifest.json"
+
 _MOST_CONFIDENT = Classes()
+_MAP = re.compile(r"(.+)\.\d+\.npy")  # name of a map, after the start of its image's files
 
-
-class Failure(NamedTuple):
-    """A file that could not be explained, and the reason in one sentence."""
-
-    file: str
-    reason: str
-
-
-class ExplainReport(NamedTuple):
-    """The result of `explain_files`: the manifest's entries, and the files that could not be read."""
-
-    entries: list[dict[str, Any]]
-    failures: list[Failure]
-
-
-class _ImageFiles(Dataset["list[PreparedImage] | Failure"]):
-    """Files prepared for several classifiers; an unreadable one is a `Failure`, and does not stop the others."""
-
-    def __init__(self, files: Sequence[Path], crops: Sequence[Crop]) -> None:
-        self.files = files
-        self.crops = crops
-
-    def __len__(self) -> int:
-        return len(self.files)
-
-    def __getitem__(self, index: int) -> list[PreparedImage] | Failure:
-        file = self.files[index]
-        try:
-            image = load_image(file)
-            prepared = {crop: prepare_image(image, crop, str(file)) for crop in dict.fromkeys(self.crops)}
-        except InputError as error:
-            return Failure(str(file), str(error))
-        image.thumbnail((_LARGEST, _LARGEST))  # in place, so in all that was prepared
-        return [prepared[crop] for crop in self.crops]
+Rows = Sequence[Sequence[Explanation]]
+"""Of an image: per method, an explanation of each class."""
 
 
 def write_explanations(
@@ -69,6 +48,7 @@ def write_explanations(
     classes: Classes = _MOST_CONFIDENT,
     batch_size: int = 8,
     num_workers: int = 0,
+    resume: bool = True,
     progress: bool = True,
 ) -> ExplainReport:
     """Explain image files by one explainer or several, and draw several in grids.
@@ -79,7 +59,9 @@ def write_explanations(
     per class (`class_grid`). Grids of more than six columns are split into pages, ``grid-1.png`` and so on.
 
     ``manifest.json`` is written at the end, with an entry per map that names its overlay and grid. Files that cannot be
-    read are logged as warnings, and the others explained.
+    read or drawn are logged as warnings, and the others explained. An interrupted run is resumed image by image, if the
+    explainers and classes are the same. One process at a time writes to a folder, and only files that an earlier run
+    wrote are replaced.
 
     Args:
         files: Image files.
@@ -88,49 +70,151 @@ def write_explanations(
         classes: Classes to explain; the most confident ones are those of the first explainer's classifier.
         batch_size: Images per batch.
         num_workers: Processes that read images; 0 reads in the main process.
+        resume: Resume an interrupted run; False starts over.
         progress: Show a progress bar.
 
     Raises:
         InputError: For no files, no explainers or two of one name, classifiers of different classes, an unknown class,
-            numbers out of range, or a folder that cannot be written to.
+            numbers out of range, or a folder that cannot be written to, that another process writes to, or that holds
+            files of the same names that no run wrote.
+        WriteError: If the disk is full, for instance; what is written is resumed.
     """
     paths, out = [Path(file) for file in files], Path(out)
     folders = _folders(methods)
     check_files(paths, batch_size, num_workers)
     classes.check(methods[0].classifier.spec)
     _make_folder(out)
-    entries: list[dict[str, Any]] = []
-    failures: list[Failure] = []
-    data = _ImageFiles(paths, [Crop.of(by.classifier.spec.preprocessing) for by in methods])
-    loader = DataLoader(data, batch_size, num_workers=num_workers, collate_fn=list)
-    grids = Grids(out)
-    with tqdm(total=len(paths), desc="explain", unit="image", disable=None if progress else True) as bar:
-        names = iter(_output_names(paths))
-        for batch in loader:
-            named = [(next(names), item) for item in batch]
-            readable = [(name, item) for name, item in named if not isinstance(item, Failure)]
-            for failure in (item for item in batch if isinstance(item, Failure)):
-                bar.clear()  # otherwise the message follows the bar on its line
-                logger.warning(failure.reason)
-                failures.append(failure)
-            explained = explain_batch([prepared for _, prepared in readable], methods, classes)
-            for (name, _), rows in zip(readable, explained, strict=True):
-                written = [
-                    write_explanations_of_image(out, f"{folder}{name}", row)
-                    for folder, row in zip(folders, rows, strict=True)
-                ]
-                for each in chain.from_iterable(rows):
-                    if each.note:
-                        bar.clear()
-                        logger.warning("%s: %s, %s of %s", each.file, each.note, each.method_title, each.class_name)
-                entries += chain.from_iterable(written)
-                if len(methods) > 1:
-                    grids.add(name, rows, written)
-            bar.update(len(batch))
-    grids.close()
-    with replacing(out / "manifest.json") as temporary:
-        temporary.write_text(json.dumps(entries, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-    return ExplainReport(entries, failures)
+    names = list(_output_names(paths))
+    with locked(out) as check_lock:
+        _claim(out, folders, names, classes.count)
+        with Journal(out, journal_settings(methods, classes), paths, names, resume) as journal:
+            run = _Run(out, methods, folders, names, classes, journal)
+            done = () if len(methods) > 1 else journal.done  # grids need all images
+            images = ImageFiles(paths, [Crop.of(by.classifier.spec.preprocessing) for by in methods])
+            for batch in images.batches(batch_size, num_workers, done, progress):
+                check_lock()
+                run.explain(batch)
+            report = run.report()
+            write_text(out / MANIFEST, json.dumps(report.entries, indent=2, allow_nan=False) + "\n")
+    return report
+
+
+class _Run:
+    """Explains batches of images, and writes what is explained.
+
+    Args:
+        out: Folder to write to.
+        methods: The explainers.
+        folders: Each one's subfolder, with a slash at its end, or nothing.
+        names: Start of each image's file names.
+        classes: Classes to explain.
+        journal: Knows which images are done, and is told.
+    """
+
+    def __init__(
+        self,
+        out: Path,
+        methods: Sequence[NamedExplainer],
+        folders: Sequence[str],
+        names: Sequence[str],
+        classes: Classes,
+        journal: Journal,
+    ) -> None:
+        self.out, self.methods, self.folders, self.names = out, methods, folders, names
+        self.classes, self.journal = classes, journal
+        self.entries: dict[int, Entries] = dict(journal.done)
+        self.failures: list[Failure] = []
+        self.grids = Grids(out)
+
+    def explain(self, batch: Mapping[int, list[PreparedImage] | Failure]) -> None:
+        """Explain the images of a batch that are not done, write them, and add all to the grids."""
+        for item in batch.values():
+            if isinstance(item, Failure):
+                self._fail(item)
+        images = {position: item for position, item in batch.items() if not isinstance(item, Failure)}
+        rows = {position: found for position in images if (found := self._restored(position, images[position]))}
+        fresh = [position for position in images if position not in rows]
+        explained = explain_batch([images[position] for position in fresh], self.methods, self.classes)
+        for position, found in zip(fresh, explained, strict=True):
+            if entries := self._write(position, found):
+                rows[position], self.entries[position] = found, entries
+        self.journal.add({position: self.entries[position] for position in fresh if position in rows})
+        if len(self.methods) > 1:
+            for position in sorted(rows):
+                self.grids.add(self.names[position], rows[position], self._by_method(position))
+
+    def report(self) -> ExplainReport:
+        """Draw the last grid; return the entries in the images' order, and what failed."""
+        self.grids.close()
+        for failure in self.grids.failures:
+            self._fail(failure)
+        entries = [each for position in sorted(self.entries) for each in self.entries[position]]
+        return ExplainReport(entries, self.failures)
+
+    def _write(self, position: int, rows: Rows) -> Entries | None:
+        """Write the files of an image; None if it cannot be drawn."""
+        try:
+            pictures = [draw_explanations(row) for row in rows]
+        except Exception as error:
+            self._fail(failure_of("draw", rows[0][0].file, error))
+            return None
+        for each in chain.from_iterable(rows):
+            if each.note:
+                logger.warning("%s: %s, %s of %s", each.file, each.note, each.method_title, each.class_name)
+        return list(
+            chain.from_iterable(
+                write_explanations_of_image(self.out, f"{folder}{self.names[position]}", row, picture)
+                for folder, row, picture in zip(self.folders, rows, pictures, strict=True)
+            )
+        )
+
+    def _restored(self, position: int, item: Sequence[PreparedImage]) -> Rows | None:
+        """Return the explanations that an interrupted run wrote; None if there are none, or files are damaged."""
+        if position not in self.journal.done:
+            return None
+        try:
+            return [
+                [restore_explanation(entry, self.out, prepared.image) for entry in entries]
+                for entries, prepared in zip(self._by_method(position), item, strict=True)
+            ]
+        except (OSError, ValueError, EOFError, TypeError):
+            return None
+
+    def _by_method(self, position: int) -> list[Entries]:
+        """Return the entries of an image, a list for each method."""
+        entries = self.entries[position]
+        count = len(entries) // len(self.methods)
+        return [entries[start : start + count] for start in range(0, len(entries), count)]
+
+    def _fail(self, failure: Failure) -> None:
+        logger.warning(failure.reason)
+        self.failures.append(failure)
+
+
+def _claim(out: Path, folders: Sequence[str], names: Sequence[str], classes: int) -> None:
+    """Note which files are written, before they are.
+
+    Raises:
+        InputError: If the folder holds files of these names that no run wrote.
+    """
+    before = claimed(out)
+    if len(folders) > 1:
+        outputs = [*folders, *grid_names(names, classes)]
+    else:
+        new = set(names)  # the classes of maps are not known yet
+        maps = [found for found in (_MAP.fullmatch(path.name) for path in out.iterdir()) if found and found[1] in new]
+        strange = [found[0] for found in maps if f"{found[1]}.overlay.png" not in before]
+        outputs = [*(f"{name}.overlay.png" for name in names), *strange]
+    claim(out, [MANIFEST, *outputs], known=not before and _is_manifest(out / MANIFEST))
+
+
+def _is_manifest(path: Path) -> bool:
+    """Whether a file is a manifest of explanations, as one of a folder in which nothing notes whose files are there."""
+    try:
+        entries = json.loads(path.read_bytes())
+        return bool(entries) and all({"map", "overlay", "versions"} <= entry.keys() for entry in entries)
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError):
+        return False
 
 
 def check_files(files: Sequence[Path], batch_size: int, num_workers: int) -> None:
@@ -171,11 +255,13 @@ def _make_folder(out: Path) -> None:
 def _output_names(paths: Sequence[Path]) -> Iterator[str]:
     """Yield a name per file: its stem, with a number if an earlier name differs from it in case only."""
     used: set[str] = set()
+    numbers: dict[str, int] = {}  # the last number of each stem
     for path in paths:
-        stem = path.stem[:80]  # with its endings, a longer name may exceed the file system's limit
-        name, count = stem, 1
+        stem = output_stem(path)
+        name, number = stem, numbers.get(stem.lower(), 1)
         while name.lower() in used:
-            count += 1
-            name = f"{stem}-{count}"
+            number += 1
+            name = f"{stem}-{number}"
+        numbers[stem.lower()] = number
         used.add(name.lower())
         yield name

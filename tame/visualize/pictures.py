@@ -12,7 +12,7 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 from torch import Tensor
 
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 
 Box: TypeAlias = tuple[float, float, float, float]
 
@@ -211,7 +211,7 @@ def _text_size(text: str, font: ImageFont.FreeTypeFont) -> tuple[int, int]:
 def _wrapped(text: str, width: int, font: ImageFont.FreeTypeFont) -> str:
     """Wrap text to lines of at most ``width`` pixels, at spaces, or within words that are too long."""
     lines = [""]
-    for word in " ".join(text.split()).replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
+    for word in shown(" ".join(text.split())).replace(" %", "\N{NO-BREAK SPACE}%").split(" "):
         joined = f"{lines[-1]} {word}".strip(" ")
         if font.getlength(joined) <= width:
             lines[-1] = joined

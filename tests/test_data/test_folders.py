@@ -4,6 +4,7 @@ import pytest
 
 from tame.data.folders import resolve_folders, resolve_list, walk_images
 from tame.utils.checks import InputError
+from tame.utils.folders import FILES, claim
 
 
 @pytest.fixture
@@ -144,3 +145,32 @@ def test_absent_lists(root):
         resolve_list("my.txt", "", "train.txt")
     with pytest.raises(InputError, match="expected a folder as lists, got 'absent'"):
         resolve_list("", "absent", "train.txt")
+
+
+def test_what_this_package_wrote_is_left_out_and_said_once(root, caplog):
+    for name in (
+        "a.overlay.png",
+        "manifest.json",
+        "out/gradcam/a.overlay.png",
+        "out/grid.png",
+        "out/own.png",
+        "mine.overlay.png",
+    ):
+        put(root / name)
+    claim(root, ["a.overlay.png", "manifest.json"], known=True)
+    claim(root / "out", ["gradcam/", "grid.png"], known=True)
+    assert walked(root) == ["a.jpg", "class one/b c.JPEG", "class one/d.png", "mine.overlay.png", "out/own.png"]
+    assert caplog.messages == [f"Left out in {root} what this package wrote there (folders: 1, pictures: 2)."]
+
+
+def test_a_folder_of_what_this_package_wrote_alone(tmp_path):
+    put(tmp_path / "out" / "a.overlay.png")
+    claim(tmp_path / "out", ["a.overlay.png"], known=True)
+    with pytest.raises(InputError, match="expected images .* got none"):
+        walk_images(tmp_path / "out")
+
+
+def test_a_damaged_note_of_what_this_package_wrote_is_said(root, caplog):
+    (root / FILES).write_text("{")
+    assert len(walked(root)) == 3
+    assert len(caplog.messages) == 1 and f"cannot read {root / FILES}" in caplog.messages[0]

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 import torch
-from PIL import Image, ImageOps
+from PIL import EpsImagePlugin, Image, ImageOps, PngImagePlugin
 
 from tame.data.images import array_to_photo, load_image
 from tame.utils.checks import InputError
@@ -223,3 +223,27 @@ def test_the_picture_outlives_its_file(tmp_path):
     image = load_image(path)
     path.unlink()
     assert ImageOps.invert(image).getpixel((0, 0)) == (0, 255, 255)
+
+
+def test_a_decoder_that_hangs_is_interrupted(tmp_path, monkeypatch):
+    path = saved(tmp_path, Image.new("RGB", (4, 4)))
+
+    def hang(self):
+        while True:
+            pass
+
+    with monkeypatch.context() as hanging:
+        hanging.setattr("tame.data.images._PATIENCE", 0.1)
+        hanging.setattr(PngImagePlugin.PngImageFile, "load", hang)
+        with pytest.raises(InputError) as error:
+            load_image(path)
+    assert str(error.value) == f"cannot read {path}: it cannot be decoded (it takes longer than 0.1 s)"
+    assert load_image(path).size == (4, 4)
+
+
+def test_postscript_is_not_executed(tmp_path, monkeypatch):
+    """Pillow would run it in Ghostscript, if that is installed."""
+    path = saved(tmp_path, Image.new("RGB", (4, 4)), "image.eps").rename(tmp_path / "image.jpg")
+    monkeypatch.setattr(EpsImagePlugin, "Ghostscript", lambda *arguments, **options: pytest.fail("executed"))
+    with pytest.raises(InputError, match="image.jpg: expected an image, got PostScript, which is a program"):
+        load_image(path)

@@ -27,7 +27,10 @@ def test_each_method_has_a_folder_and_the_manifest_names_all(toy_backbone, files
         assert entry["overlay"] == f"{entry['method']}/{stem}.overlay.png"
         assert entry["grid"] == "grid.png"
         assert np.load(Path("explanations", entry["map"])).ndim == 2
-    expected = {entry[kind] for entry in entries for kind in ("map", "overlay", "grid")} | {"manifest.json"}
+    expected = {entry[kind] for entry in entries for kind in ("map", "overlay", "grid")} | {
+        "manifest.json",
+        ".tame-files.json",
+    }
     out = Path("explanations")
     assert {str(path.relative_to(out)) for path in out.rglob("*") if path.is_file()} == expected
     ((rows, row_titles, column_titles, _),) = pages
@@ -42,7 +45,8 @@ def test_one_method_writes_no_folders_and_no_grids(toy_backbone, files, methods,
     entries = explained(*files[:2], backbone=toy_backbone, method="gradcam", top=2)
     assert not any("grid" in entry for entry in entries)
     assert {path.name for path in Path("explanations").iterdir()} == {
-        "00.overlay.png", "01.overlay.png", "manifest.json", *(entry["map"] for entry in entries),
+        "00.overlay.png", "01.overlay.png", "manifest.json", ".tame-files.json",
+        *(entry["map"] for entry in entries),
     }  # fmt: skip
     assert pages == []
     (by,) = methods("gradcam")
@@ -168,3 +172,26 @@ def test_each_backbone_has_its_own_checkpoint(trained, toy_backbone, toy_vit, fi
     for backbone, run, entry in zip((toy_backbone, toy_vit), runs, entries, strict=True):
         (alone,) = explained(files[0], backbone=backbone, checkpoint=run, target=["1"], out=backbone)
         assert np.array_equal(np.load(Path("explanations", entry["map"])), np.load(Path(backbone, alone["map"])))
+
+
+@pytest.mark.parametrize("method", ["gradcam", ["gradcam", "centre"]])
+def test_outputs_beside_the_images_are_not_explained_the_second_time(toy_backbone, files, explained, caplog, method):
+    for file in files[3:]:
+        file.unlink()
+    files, folder = files[:3], files[0].parent
+    once = explained(folder, backbone=toy_backbone, method=method, out=str(folder))
+    caplog.clear()
+    assert explained(folder, backbone=toy_backbone, method=method, out=str(folder)) == once
+    assert {entry["file"] for entry in once} == set(map(str, files))
+    assert len([message for message in caplog.messages if message.startswith("Left out")]) == 1
+    pictures = sorted(folder.glob("*.png"))
+    assert len(pictures) > len(files)
+    caplog.clear()
+    assert explained(*pictures, backbone=toy_backbone, method=method, out=str(folder)) == once
+    assert len([message for message in caplog.messages if message.startswith("Left out")]) == 1
+
+
+def test_nothing_but_outputs_is_refused(toy_backbone, files, explained, refused):
+    (entry,) = explained(files[0], backbone=toy_backbone, method="gradcam")
+    message = refused(Path("explanations", entry["overlay"]), backbone=toy_backbone)
+    assert message.startswith("expected images to explain, got pictures that this package wrote, such as explanations")

@@ -1,5 +1,7 @@
+import importlib
 import json
 import logging
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,6 +13,7 @@ from tame.classifier import BackboneSpec, FrozenClassifier, Preprocessing
 from tame.data import Crop, crop_box, load_image
 from tame.functional.masking import min_max
 from tame.inference import Classes, Explanation, NamedExplainer, write_explanations
+from tame.inference.write import _output_names
 from tame.utils.checks import InputError
 from tame.visualize import overlay
 
@@ -69,7 +72,10 @@ def test_manifest_describes_every_explanation(run, files, toy_classifier, tmp_pa
         assert saved.dtype == np.float32
         assert np.array_equal(saved, min_max(brightness(image, torch.tensor([target])))[0].numpy())
         assert Image.open(out / entry["overlay"]).mode == "RGB"
-    expected = {name for entry in report.entries for name in (entry["map"], entry["overlay"])} | {"manifest.json"}
+    expected = {name for entry in report.entries for name in (entry["map"], entry["overlay"])} | {
+        "manifest.json",
+        ".tame-files.json",
+    }
     assert {path.name for path in out.iterdir()} == expected  # no temporary files are left
 
 
@@ -118,6 +124,24 @@ def test_same_stems_overwrite_nothing(run, write_image, tmp_path):
     assert all((tmp_path / "out" / entry["overlay"]).is_file() for entry in entries)
 
 
+def test_many_files_of_one_stem_are_named_by_their_place():
+    """With a search for the number of each file, this would take minutes."""
+    names = list(_output_names([Path(f"n{place}/image.jpg") for place in range(30_000)]))
+    assert names == ["image", *(f"image-{number}" for number in range(2, 30_001))]
+    mixed = ["a/x.png", "a/X-2.png", "b/x.png", "c/x.png", "d/x-2.png", "e/x.png"]
+    assert list(_output_names(list(map(Path, mixed)))) == ["x", "X-2", "x-3", "x-4", "x-2-2", "x-5"]
+
+
+@pytest.mark.parametrize("stem", ["\N{CAT}" * 62, "\udcff\x1b[2Jcat", "x" * 250])
+def test_names_that_are_long_or_not_printable_are_explained(run, write_image, tmp_path, stem):
+    file = write_image(tmp_path / "in" / f"{stem}.png")
+    (entry,) = run([file], targets=[3]).entries
+    assert entry["file"] == str(file)
+    assert entry["map"].isprintable() and (tmp_path / "out" / entry["map"]).is_file()
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == [entry]
+    assert load_image(entry["file"]) == load_image(file)
+
+
 def test_several_targets_share_an_overlay(run, files, tmp_path):
     report = run(files[:2], targets=[4, 1, 4])
     assert [(entry["file"], entry["target"]) for entry in report.entries] == [
@@ -161,6 +185,56 @@ def test_images_of_one_pixel_across_are_explained_beside_others(run, write_image
     assert [entry["file"] for entry in report.entries] == [str(thin)] * 2 + [str(whole)] * 2
     assert report.entries[0]["image_size"] == list(size)
     assert (tmp_path / "out" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize("size", [(65000, 1), (1, 20000), (10000, 10)])
+def test_very_long_images_are_explained_beside_others(write_image, methods, tmp_path, monkeypatch, size):
+    resize = Image.Image.resize
+
+    def small(self, size, *options, **more):
+        assert size[0] * size[1] <= 1 << 24, f"resized to {size}"
+        return resize(self, size, *options, **more)
+
+    monkeypatch.setattr(Image.Image, "resize", small)
+    files = [write_image(tmp_path / "in" / "long.png", size), write_image(tmp_path / "in" / "whole.png")]
+    report = write_explanations(files, methods("gradcam", "gradcam++"), out=tmp_path / "out", progress=False)
+    assert report.failures == []
+    assert [entry["image_size"] for entry in report.entries] == [list(size)] * 2 + [[60, 40]] * 2
+    assert (tmp_path / "out" / "grid.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("step", "error", "reason"),
+    [
+        ("image_files.prepare_image", MemoryError(), "cannot resize {file}: MemoryError"),
+        ("write.draw_explanations", ValueError("no\nsize"), "cannot draw {file}: ValueError: no size"),
+    ],
+)
+def test_an_image_that_cannot_be_resized_or_drawn_is_named_and_the_others_explained(
+    methods, files, tmp_path, monkeypatch, caplog, step, error, reason
+):
+    function = getattr(importlib.import_module(f"tame.inference.{step.partition('.')[0]}"), step.partition(".")[2])
+
+    def fail(first, *others):
+        if str(files[1]) in (others[-1] if others else first[0].file):
+            raise error
+        return function(first, *others)
+
+    monkeypatch.setattr(f"tame.inference.{step}", fail)
+    report = write_explanations(files, methods("gradcam", "centre"), out=tmp_path / "out", progress=False)
+    assert report.failures == [(str(files[1]), reason.format(file=files[1]))]
+    assert report.failures[0].reason in caplog.messages
+    assert list(dict.fromkeys(entry["file"] for entry in report.entries)) == [str(files[index]) for index in (0, 2, 3)]
+    assert not list((tmp_path / "out").rglob("1.*"))
+    assert json.loads((tmp_path / "out" / "manifest.json").read_text()) == report.entries
+
+
+def test_a_page_that_cannot_be_drawn_is_named_and_everything_else_written(methods, files, tmp_path, monkeypatch):
+    monkeypatch.setattr("tame.inference.grids.grid", lambda *given: 1 / 0)
+    report = write_explanations(files, methods("gradcam", "centre"), out=tmp_path / "out", progress=False)
+    assert report.failures == [("grid.png", "cannot draw grid.png: ZeroDivisionError: division by zero")]
+    assert len(report.entries) == 8 and not any("grid" in entry for entry in report.entries)
+    assert all((tmp_path / "out" / entry["overlay"]).is_file() for entry in report.entries)
 
 
 def test_large_images_are_drawn_smaller_and_recorded_at_full_size(run, write_image, tmp_path, monkeypatch):

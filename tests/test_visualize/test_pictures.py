@@ -190,3 +190,9 @@ def test_matplotlib_is_imported_late_and_pyplot_never(tmp_path):
     )
     subprocess.run([sys.executable, "-c", program, tmp_path / "road"], check=True)
     assert (tmp_path / "road.pdf").is_file()
+
+
+def test_titles_may_hold_anything():
+    panel = Image.new("RGB", (60, 40), (200, 30, 30))
+    odd, escaped = (figure([(title, panel)], side=100) for title in ("\udcff\x1b[2J.png", r"\udcff\x1b[2J.png"))
+    assert odd.tobytes() == escaped.tobytes()
