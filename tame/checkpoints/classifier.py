@@ -17,6 +17,7 @@ from tame.classifier.probing.overrides import overrides_of
 from tame.types import DeviceName
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_device
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
@@ -69,6 +70,7 @@ def load_classifier(
         >>> classifier.spec.num_classes, classifier.layers
         (3, ('layer2', 'layer3', 'layer4'))
     """
+    check_numbers(num_classes=num_classes, seed=seed)
     target = resolve_device(device)
     spec = find_spec(backbone, overrides_of(num_classes, class_names, input_size, mean, std))
     chosen: str | Path | None = weights

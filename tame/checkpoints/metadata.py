@@ -60,7 +60,8 @@ def parse_metadata(text: str, file: Path) -> dict[str, Any]:
             f"the metadata in {file} are damaged: expected output_size {' or '.join(_OUTPUT_SIZES)}, "
             f"got {reprlib.repr(metadata['output_size'])}"
         )
-    mechanism = OLD_NAMES.get(metadata["attention"], metadata["attention"])
+    named: str = metadata["attention"]
+    mechanism = OLD_NAMES.get(named, named)
     if mechanism not in ATTENTIONS:
         raise InputError(
             f"the checkpoint {file} is of the attention mechanism {reprlib.repr(mechanism)}, which this version does "

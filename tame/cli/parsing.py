@@ -10,6 +10,7 @@ from typing import Any, NoReturn
 import jsonargparse
 import yaml  # type: ignore[import-untyped] # its types are a package of their own
 
+from tame.cli.checks import check_options
 from tame.cli.command import Arguments, Command
 from tame.cli.config import config_files, read_config
 from tame.cli.groups import GROUPS, METHOD_ARGUMENTS, group_of, place_of
@@ -38,6 +39,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
 
     Raises:
         InputError: In one line, for what the command does not take.
+        OSError: For a folder that cannot be written to.
         SystemExit: After ``--help``.
     """
     parser = build_parser(command, name)
@@ -60,6 +62,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
         return None
     methods = _method_arguments(values, parser.replaced)
     plain = {option: value for option, value in values.items() if "." not in option}
+    check_options(plain, methods, command.files)
     return Arguments(command, plain, methods, verbose=about["verbose"], quiet=about["quiet"])
 
 

@@ -13,6 +13,7 @@ from tame.data.dataset import EpochSampler, ImageListDataset, Sample
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind, CropValues
 from tame.utils.checks import InputError
+from tame.utils.limits import check_numbers
 
 
 def image_loader(dataset: ImageListDataset, batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:
@@ -79,10 +80,7 @@ class ImageListDataModule(LightningDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"expected a batch size of at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise InputError(f"expected a number of workers of at least 0, got {num_workers}")
+        check_numbers(batch_size=batch_size, num_workers=num_workers)
         self.train, self.val = train, val
         self.train_crop, self.val_crop = Crop.of(preprocessing, crop), Crop.of(preprocessing)
         self.batch_size, self.num_workers, self.seed = batch_size, num_workers, seed

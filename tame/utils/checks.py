@@ -2,10 +2,15 @@
 
 from __future__ import annotations
 
+import reprlib
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGEST_SIDE = 8192
+"""Pixels of the side of a classifier's input, at most: one such image takes 0.8 GB of memory."""
 
 
 class InputError(ValueError):
@@ -22,8 +27,19 @@ def shown(path: object) -> str:
     return str(path) if str(path).isprintable() else ascii(str(path))
 
 
+def one_line(text: str) -> str:
+    r"""Return a message on one line, with what a terminal would not show as a character written as an escape.
+
+    Example:
+        >>> print(one_line("cannot read\n  a" + chr(27) + "[31m.jpg"))
+        cannot read a\x1b[31m.jpg
+    """
+    joined = " ".join(part for line in text.splitlines() if (part := line.strip()))
+    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)
+
+
 def check_sides(name: str, value: object) -> None:
-    """Check that ``value`` is a number of pixels or a tuple (height, width), each at least 1.
+    """Check that ``value`` is a number of pixels or a tuple (height, width), each from 1 to `LARGEST_SIDE`.
 
     Args:
         name: Name of the value, for the error message.
@@ -33,8 +49,10 @@ def check_sides(name: str, value: object) -> None:
         InputError: For any other value.
     """
     sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-    if not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise InputError(f"expected {name} of at least 1 pixel, a number or (height, width), got {value!r}")
+    if not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(
+            f"expected {name} of 1 to {LARGEST_SIDE} pixels, a number or (height, width), got {reprlib.repr(value)}"
+        )
 
 
 def check_images(images: Tensor, channels: int) -> None:

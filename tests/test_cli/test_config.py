@@ -101,8 +101,9 @@ def test_unset_values_of_earlier_versions_are_left_out():
     values = read(*config(json.dumps(old), "config.json"), defaults={"epochs": 7})
     assert (values["out"], values["lr"], values["epochs"], values["num_workers"]) == (None, None, 7, 0)
     assert values["layers"] == ["a", "b"]
-    values = read(*config({"lr": 0, "epochs": 0}))  # of this version
-    assert (values["lr"], values["epochs"]) == (0, 0)
+    assert read(*config({"epochs": 0}))["epochs"] == 0  # of this version
+    with pytest.raises(InputError, match="expected --lr above 0, got 0"):
+        read(*config({"lr": 0}))
 
 
 def test_print_config_prints_what_a_configuration_file_takes(capsys):
