@@ -2,12 +2,33 @@
 
 from __future__ import annotations
 
+import logging
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 from tame.utils.checks import InputError
+
+logger = logging.getLogger("tame")
+
+
+@contextmanager
+def running(name: str) -> Iterator[None]:
+    """Raise any error of the user's own code as an InputError of one line; ``-v`` shows where it was raised.
+
+    Args:
+        name: The function that is called, as the user named it.
+    """
+    try:
+        yield
+    except InputError:
+        raise
+    except (Exception, SystemExit) as error:
+        logger.debug("%s failed:", name, exc_info=True)
+        raise InputError(f"{name} failed: {type(error).__name__}: {error}") from error
 
 
 def import_function(name: str, what: str) -> Any:
@@ -18,7 +39,7 @@ def import_function(name: str, what: str) -> Any:
         what: What the function is used as, for the error message.
 
     Raises:
-        InputError: If it cannot be imported.
+        InputError: If it cannot be imported, also because its module fails, or is no function.
     """
     module, _, attribute = name.partition(":")
     here = str(Path.cwd())
@@ -27,8 +48,12 @@ def import_function(name: str, what: str) -> Any:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
-    except (ImportError, AttributeError, ValueError) as error:
-        raise InputError(f"expected package.module:function as the {what}, cannot import {name!r}: {error}") from error
+    except (Exception, SystemExit) as error:  # the module's own code may raise any error
+        known = isinstance(error, ImportError | AttributeError | ValueError)
+        reason = str(error) if known else f"{type(error).__name__}: {error}"
+        raise InputError(f"expected package.module:function as the {what}, cannot import {name!r}: {reason}") from error
     finally:
         sys.path.remove(here)
+    if not callable(found):
+        raise InputError(f"expected package.module:function as the {what}, got {name!r}, a {type(found).__name__}")
     return found

@@ -78,7 +78,7 @@ def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
             module = build()
     except InputError:
         raise
-    except Exception as error:  # a function of the user may raise any error
+    except (Exception, SystemExit) as error:  # a function of the user may raise any error
         raise InputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {name} to return an nn.Module, got {type(module).__name__}")
