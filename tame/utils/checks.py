@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import reprlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -11,6 +12,9 @@ if TYPE_CHECKING:
 
 LARGEST_SIDE = 8192
 """Pixels of the side of a classifier's input, at most: one such image takes 0.8 GB of memory."""
+
+
+_MOST_VALUES = 100_000
 
 
 class InputError(ValueError):
@@ -36,6 +40,28 @@ def one_line(text: str) -> str:
     """
     joined = " ".join(part for line in text.splitlines() if (part := line.strip()))
     return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)
+
+
+def check_size(content: object, source: object) -> None:
+    """Check that what was read from a YAML, JSON or TOML file is not much more than the file says itself.
+
+    Args:
+        content: Values; an alias of YAML counts as often as it is used.
+        source: The file, for error messages.
+
+    Raises:
+        InputError: For more than 100,000 values, as a few lines of aliases of aliases, or of themselves, stand for.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise InputError(f"expected at most {_MOST_VALUES} values in {source}, got more (aliases of aliases?)")
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
 
 
 def check_sides(name: str, value: object) -> None:
