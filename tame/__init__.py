@@ -35,12 +35,15 @@ Example:
     2
 """
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from tame.utils.checks import escape_message
 from tame.utils.versions import VERSION
 
 __version__ = VERSION
+logging.getLogger("tame").addFilter(escape_message)  # names of files may contain anything
 
 _HOMES = {
     "BackboneSpec": "tame.classifier",

@@ -191,7 +191,7 @@ def read_logits(
     try:
         with torch.no_grad():
             value = module(images)
-    except (Exception, SystemExit) as error:  # a network may reject an input with any error
+    except Exception as error:  # a network may reject an input with any error
         raise InputError(
             f"expected a network that takes images of shape {(PROBES, *shape)}{source}, got {kind}: {error}; "
             "check the input size, mean and std (one value per channel)"

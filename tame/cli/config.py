@@ -12,7 +12,7 @@ from typing import Any
 
 import yaml  # type: ignore[import-untyped] # its types are a package of their own
 
-from tame.utils.checks import InputError, check_size, one_line
+from tame.utils.checks import InputError, check_size
 
 logger = logging.getLogger("tame")
 
@@ -64,7 +64,7 @@ def read_config(path: str | Path) -> dict[str, Any]:
     except (ValueError, RecursionError, yaml.YAMLError) as error:
         problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        reason = problem or one_line(str(error))
+        reason = problem or " ".join(str(error).split())
         raise InputError(f"expected YAML or JSON in the configuration file {path}: {reason}{where}") from error
     check_size(content, path)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):

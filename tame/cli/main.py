@@ -11,8 +11,9 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from tame.cli.commands import ALIASES, COMMANDS, load_command
-from tame.utils.checks import InputError, one_line
+from tame.utils.checks import InputError, shown
 from tame.utils.memory import keep_memory
+from tame.utils.signals import Terminated, terminable
 from tame.utils.versions import VERSION
 
 if TYPE_CHECKING:
@@ -30,7 +31,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
     Returns:
         The exit status: 0 well; 1 some files failed, or could not be written; 2 unusable input; 130 interrupted; 141
-        nobody reads the output.
+        nobody reads the output; 143 terminated.
     """
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):  # names may have characters that the terminal's encoding lacks
@@ -73,8 +74,10 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
         return status
     except InputError as error:
         status, problem, kept = 2, str(error), ""
-    except KeyboardInterrupt:
-        status, problem, kept = 130, "interrupted", command.kept if command else ""
+    except KeyboardInterrupt as interruption:
+        status, problem, kept = 130, str(interruption) or "interrupted", command.kept if command else ""
+    except Terminated as termination:
+        status, problem, kept = 143, str(termination), command.kept if command else ""
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
         return 141
@@ -83,7 +86,7 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
         if found is None:
             raise
         status, problem, kept = 1, found, command.kept if command else ""
-    print(f"tame {name}: {one_line('; '.join(filter(None, [problem, kept])))}", file=sys.stderr)
+    print(f"tame {name}: {shown('; '.join(filter(None, [problem, kept])))}", file=sys.stderr)
     return status
 
 
@@ -95,7 +98,8 @@ def _run(command: Command, name: str, arguments: Sequence[str], defaults: Mappin
         return 0
     _log(logging.WARNING if parsed.quiet else logging.INFO)
     logging.getLogger("tame").setLevel(logging.DEBUG if parsed.verbose else logging.NOTSET)
-    return command.run(parsed)
+    with terminable():
+        return command.run(parsed)
 
 
 def _system_error(error: Exception) -> str | None:
@@ -105,7 +109,7 @@ def _system_error(error: Exception) -> str | None:
     if isinstance(error, OSError):
         return str(error) or type(error).__name__
     if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
-        return f"not enough memory ({one_line(str(error))[:200]}); try a smaller batch size or input size"
+        return f"not enough memory ({' '.join(str(error).split())[:200]}); try a smaller batch size or input size"
     return None
 
 

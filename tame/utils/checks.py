@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import reprlib
 from collections.abc import Mapping
 from typing import TYPE_CHECKING
@@ -18,28 +19,29 @@ _MOST_VALUES = 100_000
 
 
 class InputError(ValueError):
-    """Invalid user input; the message says what was expected and what was received."""
+    """Invalid user input; the message says what was expected and what was received, on one line (`shown`)."""
+
+    def __init__(self, message: object) -> None:
+        super().__init__(shown(message))
 
 
-def shown(path: object) -> str:
-    r"""Return a path on one line, with escapes if it contains line breaks or bytes that are not UTF-8.
+def shown(text: object) -> str:
+    r"""Return text on one line that a terminal prints as it is.
 
-    Example:
-        >>> shown(r"C:\cats"), shown("cats" + chr(10)) == ascii("cats" + chr(10))
-        ('C:\\cats', True)
-    """
-    return str(path) if str(path).isprintable() else ascii(str(path))
-
-
-def one_line(text: str) -> str:
-    r"""Return a message on one line, with what a terminal would not show as a character written as an escape.
+    Line breaks, tabs, escape characters and bytes that are not UTF-8, as names of files may contain them, are escaped.
 
     Example:
-        >>> print(one_line("cannot read\n  a" + chr(27) + "[31m.jpg"))
-        cannot read a\x1b[31m.jpg
+        >>> print(shown("caf\u00e9\n\x1b[2J" + chr(0xDCFF)))
+        café\n\x1b[2J\udcff
     """
-    joined = " ".join(part for line in text.splitlines() if (part := line.strip()))
-    return "".join(each if each.isprintable() else each.encode("unicode_escape").decode() for each in joined)
+    text = str(text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
+
+
+def escape_message(record: logging.LogRecord) -> bool:
+    """Escape a log message as `shown` does; a filter of this package's logger that keeps all messages."""
+    record.msg, record.args = shown(record.getMessage()), ()
+    return True
 
 
 def check_size(content: object, source: object) -> None:

@@ -11,24 +11,26 @@ from pathlib import Path
 from typing import Any
 
 from tame.utils.checks import InputError
+from tame.utils.signals import Terminated
 
 logger = logging.getLogger("tame")
 
 
 @contextmanager
-def running(name: str) -> Iterator[None]:
+def running(name: str, failed: str = "failed") -> Iterator[None]:
     """Raise any error of the user's own code as an InputError of one line; ``-v`` shows where it was raised.
 
     Args:
         name: The function that is called, as the user named it.
+        failed: What the message says of it.
     """
     try:
         yield
-    except InputError:
+    except (InputError, Terminated):
         raise
     except (Exception, SystemExit) as error:
-        logger.debug("%s failed:", name, exc_info=True)
-        raise InputError(f"{name} failed: {type(error).__name__}: {error}") from error
+        logger.debug("%s %s:", name, failed, exc_info=True)
+        raise InputError(f"{name} {failed}: {type(error).__name__}: {error}") from error
 
 
 def import_function(name: str, what: str) -> Any:
@@ -48,6 +50,8 @@ def import_function(name: str, what: str) -> Any:
         found: Any = import_module(module)
         for part in attribute.split("."):
             found = getattr(found, part)
+    except Terminated:
+        raise
     except (Exception, SystemExit) as error:  # the module's own code may raise any error
         known = isinstance(error, ImportError | AttributeError | ValueError)
         reason = str(error) if known else f"{type(error).__name__}: {error}"

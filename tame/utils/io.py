@@ -1,27 +1,71 @@
-"""Atomic file writes, and the check that a run folder belongs to the current settings."""
+"""Atomic file writes, text and JSON files, and the check that a run folder belongs to the current settings."""
 
 from __future__ import annotations
 
+import errno
 import json
 import math
+import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from io import BytesIO
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
-from uuid import uuid4
+from stat import S_IMODE
+from typing import TYPE_CHECKING, Any, TextIO, cast
 
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
+from tame.utils.owner import temporary_name
 
 if TYPE_CHECKING:
     import numpy as np
+
+_OTHER_FOLDER = "Choose another output folder (out), or start over (resume false)"
+
+
+class WriteError(OSError):
+    """A file that cannot be written; the message names it, the reason, and what is kept."""
+
+    def __init__(self, path: Path, number: int) -> None:
+        super().__init__(number, os.strerror(number), str(path))
+        kept = "the earlier file is kept" if os.path.lexists(path) else "no part of it is left"
+        name = errno.errorcode.get(number, number)
+        self.message = f"cannot write {shown(path)}: {self.strerror} ({name}); {kept}"
+
+    def __str__(self) -> str:
+        return self.message
+
+
+@contextmanager
+def writing(path: Path) -> Iterator[None]:
+    """Raise errors of the system while a file is written as `WriteError`, also those that a library hides in its own.
+
+    Libraries in Rust, such as safetensors, tell the number of the error in their message only.
+    """
+    try:
+        yield
+    except (InputError, WriteError):
+        raise
+    except Exception as error:
+        cause: BaseException | None = error
+        while cause is not None:
+            hidden = re.search(r"\(os error (\d+)\)", str(cause))
+            number = cause.errno if isinstance(cause, OSError) else int(hidden[1]) if hidden else None
+            if number is not None:
+                raise WriteError(path, number) from error
+            cause = cause.__cause__ or cause.__context__
+        raise
 
 
 @contextmanager
 def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path that is renamed to ``path`` if the block succeeds.
 
-    Missing parent folders are created.
+    The temporary file lies in the same folder, and its content is on the disk before it is renamed. Missing parent
+    folders are created. The file gets the mode of a new file, whatever the block makes of it.
+
+    Raises:
+        WriteError: If the disk is full, for instance; the earlier file is kept.
 
     Example:
         >>> from tempfile import mkdtemp
@@ -32,13 +76,29 @@ def replacing(path: str | Path) -> Iterator[Path]:
         'whole'
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{uuid4().hex}.tmp")
+    temporary = path.with_name(temporary_name())
+    with writing(path):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
+            mode = S_IMODE(os.fstat(file).st_mode)
+            os.close(file)
+            yield temporary
+            _flush(temporary, mode)
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _flush(path: Path, mode: int) -> None:
+    """Wait until the content of a file is on the disk, and set its mode."""
+    file = os.open(path, os.O_RDWR)
     try:
-        yield temporary
-        temporary.replace(path)
+        os.fsync(file)
     finally:
-        temporary.unlink(missing_ok=True)
+        os.close(file)
+    if S_IMODE(path.stat().st_mode) != mode:
+        path.chmod(mode)
 
 
 def folder_name(name: str) -> str:
@@ -53,17 +113,55 @@ def folder_name(name: str) -> str:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Write a JSON file atomically; NaN becomes null, since JSON has no NaN."""
-    text = json.dumps(_without_nan(content), indent=2, allow_nan=False)
-    with replacing(path) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_text(path, json.dumps(_without_nan(content), indent=2, allow_nan=False) + "\n")
+
+
+def read_json(path: Path, remedy: str) -> dict[str, Any]:
+    """Read a JSON object that `write_json` wrote.
+
+    Args:
+        path: The file.
+        remedy: A sentence, without its full stop, that says what to do about a damaged file.
+
+    Raises:
+        InputError: If the file is missing or damaged.
+    """
+    try:
+        content = json.loads(path.read_bytes())
+    except (OSError, ValueError, RecursionError) as error:
+        raise InputError(f"cannot read {shown(path)}: {error}. {remedy}") from error
+    if not isinstance(content, dict):
+        raise InputError(f"{shown(path)} is damaged: expected a JSON object, got {type(content).__name__}. {remedy}")
+    return content
+
+
+def write_text(path: Path, text: str) -> None:
+    r"""Write a text file atomically, with ``\n`` between lines, and names of files with the bytes that they have."""
+    with replacing(path) as temporary, open_text(temporary, "w") as file:
+        file.write(text)
+
+
+def open_text(path: Path, mode: str = "r") -> TextIO:
+    r"""Open a text file whose names of files are read and written byte by byte, also if they are not UTF-8.
+
+    Line ends are neither translated nor recognised in other forms than ``\n``.
+    """
+    return cast(TextIO, path.open(mode, encoding="utf-8", errors="surrogateescape", newline="\n"))
 
 
 def write_array(path: Path, values: np.ndarray) -> None:
     """Write an array as an ``.npy`` file, atomically."""
     import numpy as np
 
-    with replacing(path) as temporary, temporary.open("wb") as file:
-        np.save(file, values, allow_pickle=False)
+    content = BytesIO()  # numpy writes files itself, and does not notice that the disk is full at their end
+    np.save(content, values, allow_pickle=False)
+    write_bytes(path, content.getvalue())
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write a file atomically."""
+    with replacing(path) as temporary:
+        temporary.write_bytes(content)
 
 
 def _without_nan(value: Any) -> Any:
@@ -84,7 +182,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     Raises:
         InputError: If settings differ, listing them.
     """
-    began = json.loads(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    began = read_json(path, _OTHER_FOLDER) if path.is_file() else {}
     old, new = _flat(began), _flat(json.loads(json.dumps(settings, default=str)))
     differences = [
         f"{name} {old.get(name, 'unset')}, not {new.get(name, 'unset')}"
@@ -93,8 +191,7 @@ def check_same_settings(path: Path, settings: Mapping[str, Any]) -> None:
     ]
     if differences:
         raise InputError(
-            f"{path.parent} holds a run with other settings: {'; '.join(differences)}. "
-            "Choose another output folder (out), or start over (resume false)"
+            f"{shown(path.parent)} holds a run with other settings: {'; '.join(differences)}. {_OTHER_FOLDER}"
         )
 
 

@@ -75,7 +75,6 @@ def test_a_folder_that_is_read_only(tame, monkeypatch, tmp_path):
     [
         (["--backbone", "os:sep"], "expected package.module:function as the backbone, got 'os:sep', a str"),
         (["--backbone", "sys:exit"], "sys:exit could not be built: SystemExit:"),
-        (["--backbone", "own_code:leave"], "expected a network that takes images of shape (2, 3, 224, 224)"),
         (["--backbone", "timm:resnet18.x"], "timm has no classifier 'resnet18.x'; its weights: resnet18.a1_in1k, "),
         (["--method", "os:sep"], "expected package.module:function as the method, got 'os:sep', a str"),
         (["--method", "json:loads"], "json:loads failed: TypeError: the JSON object must be str, bytes or bytearray"),
@@ -83,8 +82,7 @@ def test_a_folder_that_is_read_only(tame, monkeypatch, tmp_path):
     ],
 )
 def test_code_of_ones_own_that_is_none_or_fails(tame, toy_backbone, tmp_path, options, message):
-    lines = ["import sys, torch", "class leave(torch.nn.Module):", "    def forward(self, x): sys.exit(4)"]
-    (tmp_path / "own_code.py").write_text("\n".join([*lines, "def fail(images, targets): return 1 / 0"]))
+    (tmp_path / "own_code.py").write_text("def fail(images, targets): return 1 / 0")
     backbone = [] if "--backbone" in options else ["--backbone", toy_backbone]
     status, output, errors = tame("explain", "--device", "cpu", "--num-workers", "0", *backbone, *options)
     assert (status, output) == (2, "")

@@ -17,6 +17,7 @@ from tame.cli.commands import ALIASES, COMMANDS, load_command
 from tame.cli.main import main, run_command
 from tame.cli.signatures import first_sentence
 from tame.utils.checks import InputError
+from tame.utils.signals import Terminated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSPECT = {
@@ -134,6 +135,8 @@ KEPT = "what is finished is kept, and the same command resumes"
 
 def test_an_interrupted_command(run_raising):
     assert run_raising(KeyboardInterrupt(), "list") == (130, "tame list: interrupted\n")
+    assert run_raising(KeyboardInterrupt("stopped after 3 steps"), "list") == (130, "tame list: stopped after 3 steps\n")
+    assert run_raising(Terminated()) == (143, f"tame evaluate: terminated; {KEPT}\n")
     assert run_raising(KeyboardInterrupt()) == (130, f"tame evaluate: interrupted; {KEPT}\n")
 
 
@@ -142,8 +145,8 @@ def test_an_interrupted_command(run_raising):
     [
         (OSError(errno.ENOSPC, "No space left on device", "run/rows.csv"), "run/rows.csv: No space left on device"),
         (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
-        (PermissionError(errno.EACCES, "Permission denied", Path("a\nb\x1b")), r"a b\x1b: Permission denied"),
-        (OSError("cannot write a.png:\n  broken"), "cannot write a.png: broken"),
+        (PermissionError(errno.EACCES, "Permission denied", Path("a\nb\x1b")), r"a\nb\x1b: Permission denied"),
+        (OSError("cannot write a.png:\n  broken"), "cannot write a.png:\\n  broken"),
         (OSError(), "OSError"),
         (MemoryError(), "not enough memory (); try a smaller batch size or input size"),
         (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "not enough memory (CUDA out of memory. Tried); try a"),
@@ -167,7 +170,7 @@ def test_an_error_of_this_program_is_not_hidden(run_raising):
 
 def test_messages_are_one_line_without_commands_for_the_terminal(run_raising):
     status, errors = run_raising(InputError("cannot read a\x1b[31m\u202e.jpg:\n\tno image"))
-    assert (status, errors) == (2, "tame evaluate: cannot read a\\x1b[31m\\u202e.jpg: no image\n")
+    assert (status, errors) == (2, "tame evaluate: cannot read a\\x1b[31m\\u202e.jpg:\\n\\tno image\n")
 
 
 def test_nobody_reads_the_output():

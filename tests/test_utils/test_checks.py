@@ -1,10 +1,13 @@
 from __future__ import annotations
 
+import copy
+import logging
+
 import pytest
 import torch
 from torch import Tensor
 
-from tame.utils.checks import InputError, check_images, check_maps, check_targets
+from tame.utils.checks import InputError, check_images, check_maps, check_targets, shown
 
 
 @pytest.mark.parametrize(
@@ -77,3 +80,14 @@ def test_other_maps_are_refused_with_what_came(maps: Tensor, message: str) -> No
 
 def test_an_input_error_is_a_value_error() -> None:
     assert issubclass(InputError, ValueError)
+
+
+ODD, ESCAPED = "two\nlines\t\x1b[2J\udcff café 猫.png", r"two\nlines\t\x1b[2J\udcff café 猫.png"
+
+
+def test_messages_are_one_line_that_a_terminal_prints_as_it_is(caplog: pytest.LogCaptureFixture) -> None:
+    assert shown(ODD) == ESCAPED and shown(shown(ODD)) == ESCAPED
+    error = InputError(f"cannot read {ODD}")
+    assert str(error) == str(copy.copy(error)) == f"cannot read {ESCAPED}"
+    logging.getLogger("tame").warning("%s: %d files", ODD, 3)
+    assert caplog.messages == [f"{ESCAPED}: 3 files"]
