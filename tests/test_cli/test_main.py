@@ -135,7 +135,10 @@ KEPT = "what is finished is kept, and the same command resumes"
 
 def test_an_interrupted_command(run_raising):
     assert run_raising(KeyboardInterrupt(), "list") == (130, "tame list: interrupted\n")
-    assert run_raising(KeyboardInterrupt("stopped after 3 steps"), "list") == (130, "tame list: stopped after 3 steps\n")
+    assert run_raising(KeyboardInterrupt("stopped after 3 steps"), "list") == (
+        130,
+        "tame list: stopped after 3 steps\n",
+    )
     assert run_raising(Terminated()) == (143, f"tame evaluate: terminated; {KEPT}\n")
     assert run_raising(KeyboardInterrupt()) == (130, f"tame evaluate: interrupted; {KEPT}\n")
 
