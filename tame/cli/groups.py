@@ -29,6 +29,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "limit_val_images",
         "per_label",
         "only",
+        "sample",
     ),
     "Metrics": ("metrics", "map_scaling", "masking", "steps"),
     "Optimisation": ("epochs", "batch_size", "lr", "min_lr", "max_lr", "loss", "clip"),

@@ -5,7 +5,7 @@ import re
 
 import pytest
 import torch
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load, load_file, save_file
 
 from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
@@ -28,7 +28,7 @@ def rewrite(folder, text=None, tensors=None, **changes):
     """Write the checkpoint again with other metadata, or other tensors; None removes a value."""
     file = folder / "attention.safetensors"
     metadata = {key: value for key, value in (read_metadata(folder) | changes).items() if value is not None}
-    content = load_file(file) | (tensors or {})
+    content = load(file.read_bytes()) | (tensors or {})
     save_file(content, file, metadata={"tame": json.dumps(metadata) if text is None else text})
 
 
