@@ -55,6 +55,7 @@ _HOMES = {
     "build_explainer": "tame.explainers.build",
     "compare": "tame.reporting.compare",
     "convert_checkpoint": "tame.checkpoints.convert",
+    "doctor": "tame.health.doctor",
     "evaluate": "tame.evaluation.evaluate",
     "explain": "tame.inference.explain",
     "explain_files": "tame.inference.explain_files",
@@ -90,6 +91,7 @@ if TYPE_CHECKING:  # the same table for type checkers
     from tame.evaluation.records import read_run as read_run
     from tame.explainers.build import build_explainer as build_explainer
     from tame.explainers.learned import load_explainer as load_explainer
+    from tame.health.doctor import doctor as doctor
     from tame.inference import Explanation as Explanation
     from tame.inference.explain import explain as explain
     from tame.inference.explain_files import explain_files as explain_files

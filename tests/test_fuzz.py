@@ -1,6 +1,6 @@
 """Random inputs end in the right value or in an `InputError` of one line.
 
-``TAME_FUZZ=100 pytest tests/test_fuzz.py`` tries a hundred times as many.
+``TAME_FUZZ=100 pytest tests/test_fuzz*.py`` tries a hundred times as many.
 """
 
 import io
@@ -12,34 +12,14 @@ import torch
 from PIL import Image
 
 pytest.importorskip("hypothesis")
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
+from fuzzing import answered, tries
 from tame.backbones import BACKBONES
 from tame.backbones.load import load_network
 from tame.classifier.probing.overrides import read_class_names
 from tame.data import ImageEntry, array_to_photo, load_image, read_list, write_list
-from tame.utils.checks import InputError
-
-
-def tries(count):
-    """Run a test with ``count`` inputs, or a multiple of them; without hypothesis' own database of failures."""
-    many = count * int(os.environ.get("TAME_FUZZ", "1"))
-    quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
-    return settings(
-        max_examples=many, deadline=None, suppress_health_check=quiet, database=None, derandomize=many == count
-    )
-
-
-def answered(function, *arguments, one_line=True):
-    """Return the value, or None for an `InputError`, whose message is one line that can be printed."""
-    try:
-        return function(*arguments)
-    except InputError as error:
-        assert str(error) and not (one_line and "\n" in str(error))
-        str(error).encode("utf-8")
-        return None
-
 
 NAMES = st.binary(min_size=1, max_size=12).filter(lambda name: not {0, 47} & set(name) and name not in (b".", b".."))
 NAMES |= st.text("ab \n\r\t\"'?7-#\\\u2028\u00e9\u0301\ufeff", min_size=1, max_size=8).map(os.fsencode)

@@ -34,6 +34,7 @@ ROOMS = [
     "training",
     "evaluation",
     "reporting",
+    "health",
     "catalogue",
     "cli",
     "__main__",

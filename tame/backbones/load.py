@@ -163,17 +163,45 @@ def load_weights(module: nn.Module, state: Mapping[str, Tensor], source: str) ->
         source: Name of the weights, for error messages.
 
     Raises:
-        InputError: If keys or shapes do not match, naming the first of them.
+        InputError: If keys, shapes or kinds of numbers do not match, or values are NaN or infinite, naming the first.
     """
     own = module.state_dict()
-    problems = [f"missing {key}" for key in own if key not in state and not key.endswith("num_batches_tracked")]
+    problems = [f"missing {key}" for key in own if key not in state and not _is_counter(key)]
     problems += [f"unexpected {key}" for key in state if key not in own]
-    problems += [
-        f"{key} is {tuple(value.shape)}, expected {tuple(own[key].shape)}"
-        for key, value in state.items()
-        if key in own and own[key].shape != value.shape
-    ]
+    together = {key: value for key, value in state.items() if key in own and not _is_counter(key)}
+    problems += [f"{key} {found}" for key, value in together.items() if (found := _mismatch(own[key], value))]
     if problems:
         more = f" and {len(problems) - 3} more" if len(problems) > 3 else ""
         raise InputError(f"the weights {source} do not match {type(module).__name__}: {'; '.join(problems[:3])}{more}")
+    parameters = {name for name, _ in module.named_parameters(remove_duplicate=False)}
+    broken = [
+        key
+        for key, value in together.items()
+        if not _finite(value.to(own[key].dtype)) and (key in parameters or _finite(own[key]))
+    ]
+    if broken:
+        raise InputError(
+            f"expected finite numbers in the weights {source}, got NaN or infinite ones in {len(broken)} of "
+            f"{len(state)} tensors, such as {broken[0]}: they were damaged, or their training failed"
+        )
     module.load_state_dict(state, strict=False)
+
+
+def _is_counter(key: str) -> bool:
+    return key.endswith("num_batches_tracked")  # of batch norm in training; without effect on a frozen network
+
+
+def _mismatch(own: Tensor, value: Tensor) -> str:
+    """Return why a tensor cannot replace a network's own, empty if it can."""
+    if value.shape != own.shape:
+        return f"is {tuple(value.shape)}, expected {tuple(own.shape)}"
+    if (value.is_floating_point(), value.is_complex()) != (own.is_floating_point(), own.is_complex()):
+        return f"is of {value.dtype}, expected {own.dtype}"
+    if value.layout != own.layout or value.is_meta or value.is_quantized:
+        return "is no plain tensor"
+    return ""
+
+
+def _finite(values: Tensor) -> bool:
+    """Return whether no value is NaN or infinite; masks of a network may be, and then its own tensor is as well."""
+    return bool(values.isfinite().all())

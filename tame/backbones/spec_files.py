@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import reprlib
 import tomllib
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -13,7 +14,7 @@ import yaml  # type: ignore[import-untyped] # it ships no types
 
 from tame.classifier.probing.overrides import IMAGENET, SpecOverrides, decoded, read_class_names, read_size
 from tame.classifier.spec import TokenLayout
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, check_size
 
 SUFFIXES = (".toml", ".yaml", ".yml", ".json")
 _LISTS = {"mean": float, "std": float, "layers": str, "class_names": str}
@@ -53,11 +54,11 @@ def read_spec_file(path: Path) -> SpecFile:
     if not isinstance(content.get("builder"), str):
         raise InputError(
             f"expected the key builder in {path} (a backbone, timm:NAME or package.module:function), "
-            f"got {content.get('builder')!r}"
+            f"got {reprlib.repr(content.get('builder'))}"
         )
     arguments = content.pop("arguments", {})
     if not isinstance(arguments, Mapping):
-        raise InputError(f"expected the arguments of the builder by name in {path}, got {arguments!r}")
+        raise InputError(f"expected the arguments of the builder by name in {path}, got {reprlib.repr(arguments)}")
     name, builder = str(content.pop("name", path.stem)), _beside(path, content.pop("builder"))
     try:
         overrides = SpecOverrides(**{key: _value(key, value, path) for key, value in content.items()})
@@ -84,8 +85,9 @@ def _parse(path: Path) -> Mapping[str, Any]:
         )
     except OSError as error:
         raise InputError(f"no spec file {path}: {error.strerror or error}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         raise InputError(f"cannot read {path}: {' '.join(str(error).split())}") from error
+    check_size(content, path)
     if not isinstance(content, Mapping):
         raise InputError(f"expected keys and values in {path}, got {type(content).__name__}")
     return content

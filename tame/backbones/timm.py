@@ -35,7 +35,11 @@ def timm_spec(name: str, overrides: SpecOverrides, arguments: Mapping[str, Any])
     if not timm.is_model(name):
         near = ", ".join(timm.list_models(f"*{name.partition('.')[0]}*")[:5])
         raise InputError(f"timm has no classifier {name!r}{f'; similar names: {near}' if near else ''}")
-    config = timm.get_pretrained_cfg(name)
+    try:
+        config = timm.get_pretrained_cfg(name)
+    except RuntimeError as error:  # an unknown tag
+        tags = ", ".join(timm.list_pretrained(f"{name.partition('.')[0]}.*")[:5])
+        raise InputError(f"timm has no classifier {name!r}; its weights: {tags or 'none'}") from error
     published = config.to_dict() if config else {}
     classes = overrides.count or published.get("num_classes", 0)
     if not classes:

@@ -19,6 +19,7 @@ from tame.types import DeviceName
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_device
 from tame.utils.imports import absolute
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
@@ -72,6 +73,7 @@ def load_classifier(
         >>> classifier.spec.num_classes, classifier.layers
         (3, ('layer2', 'layer3', 'layer4'))
     """
+    check_numbers(num_classes=num_classes, seed=seed)
     target = resolve_device(device)
     arguments: dict[str, Any] = {
         "weights": None if weights is None else str(weights),

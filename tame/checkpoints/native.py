@@ -21,8 +21,9 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from tame.attention import OLD_NAMES, build_attention
+from tame.attention import build_attention
 from tame.attention.model import ExplainedClassifier
+from tame.backbones.load import load_weights
 from tame.checkpoints.authors import (
     OUTPUT_SIZE,
     AuthorsCheckpoint,
@@ -30,13 +31,13 @@ from tame.checkpoints.authors import (
     is_authors_file,
     read_authors_file,
 )
+from tame.checkpoints.metadata import FORMAT, parse_metadata
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.utils.checks import InputError
 from tame.utils.imports import absolute
 from tame.utils.io import replacing
 from tame.utils.versions import versions
 
-FORMAT = "1"
 TENSORS = "attention.safetensors"
 BACKBONE_TENSORS = "backbone.safetensors"
 METADATA = "metadata.json"
@@ -124,11 +125,7 @@ def read_metadata(path: str | Path) -> dict[str, Any]:
         raise InputError(f"{file} is no checkpoint of an attention mechanism: {error}") from error
     if "tame" not in header:
         raise InputError(f"{file} is no checkpoint of an attention mechanism: it carries no metadata")
-    metadata: dict[str, Any] = json.loads(header["tame"])
-    if metadata.get("format") != FORMAT:
-        raise InputError(f"expected a checkpoint of format {FORMAT}, got {metadata.get('format')} in {file}")
-    name = metadata["attention"]
-    return metadata | {"attention": OLD_NAMES.get(name, name)}
+    return parse_metadata(header["tame"], file)
 
 
 def authors_details(checkpoint: AuthorsCheckpoint) -> dict[str, Any]:
@@ -235,10 +232,7 @@ def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
     )
     with safe_open(_tensors_file(path), framework="pt") as tensors:
         state = {name: tensors.get_tensor(name) for name in tensors.keys()}  # noqa: SIM118 - not a mapping
-    try:
-        attention.load_state_dict(state)
-    except RuntimeError as error:
-        raise InputError(f"the tensors of {path} do not fit its metadata: {error}") from error
+    load_weights(attention, state, f"of the attention mechanism in {path}")
     return attention.eval().requires_grad_(False)
 
 

@@ -9,6 +9,9 @@ from typing import Any
 from tame.cli.signatures import Option, options_of, takes
 from tame.utils.checks import InputError
 
+RESUMES = "what is finished is kept, and the same command resumes"
+"""What is left of a command that can be resumed, after an interruption or a full disk."""
+
 DEFAULTS = {"num_workers": 2}
 """Defaults of the command line that are not those of the functions: two processes read images beside the main one."""
 
@@ -47,6 +50,8 @@ class Command:
         examples: Command lines for the end of its help.
         positional: Option that is given by its value alone.
         repeatable: Options that may be given several times, one item of their list each.
+        files: Options that name a file to write, not a folder.
+        kept: What is left of a command that is interrupted or cannot write, and how to go on.
         ignored: Options of other commands that a configuration file may hold; they have no effect here.
     """
 
@@ -55,6 +60,8 @@ class Command:
     examples: tuple[str, ...]
     positional: str | None = None
     repeatable: tuple[str, ...] = ()
+    files: tuple[str, ...] = ()
+    kept: str = ""
     ignored: tuple[str, ...] = ()
 
     def options(self) -> list[Option]:

@@ -23,6 +23,10 @@ COMMANDS = {
     "table": ("tame.cli.table", "Compare finished evaluations of the same images in one table."),
     "inspect": ("tame.cli.inspect", "List the layers of a classifier, and propose feature layers."),
     "convert": ("tame.cli.convert", "Convert a checkpoint of the authors' programs."),
+    "doctor": (
+        "tame.cli.doctor",
+        "Check this machine, images, lists and the folders of runs, and say what to do about problems.",
+    ),
     "list": ("tame.cli.list", "List backbones, methods, metrics, presets and attention mechanisms."),
 }
 """Commands by name: the module, imported when it is asked for, and the first sentence about its function."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tame.checkpoints.classifier import load_classifier
-from tame.cli.command import Arguments, Command, Part
+from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.cli.shared import learned_checkpoint
 from tame.evaluation.evaluate import evaluate
 from tame.reporting.compare import compare
@@ -23,6 +23,7 @@ def run(arguments: Arguments) -> int:
 
 COMMAND = Command(
     run=run,
+    kept=RESUMES,
     parts=(Part(compare), Part(evaluate, without=("explainers", "maps")), Part(load_classifier)),
     examples=(
         "tame compare --data photos/ --methods gradcam,rise,ttame@runs/mine --rise.masks 500",

@@ -5,13 +5,14 @@ from __future__ import annotations
 import argparse
 import json
 import logging
+import reprlib
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 import yaml  # type: ignore[import-untyped] # its types are a package of their own
 
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, check_size
 
 logger = logging.getLogger("tame")
 
@@ -60,14 +61,16 @@ def read_config(path: str | Path) -> dict[str, Any]:
         content = json.loads(text) if Path(path).suffix == ".json" else yaml.safe_load(text)
     except OSError as error:
         raise InputError(f"expected a configuration file, got {path}: {error.strerror or error}") from error
-    except (ValueError, yaml.YAMLError) as error:
+    except (ValueError, RecursionError, yaml.YAMLError) as error:
         problem, mark = getattr(error, "problem", None), getattr(error, "problem_mark", None)
         where = f" in line {mark.line + 1}" if mark else ""
-        raise InputError(
-            f"expected YAML or JSON in the configuration file {path}: {problem or error}{where}"
-        ) from error
+        reason = problem or " ".join(str(error).split())
+        raise InputError(f"expected YAML or JSON in the configuration file {path}: {reason}{where}") from error
+    check_size(content, path)
     if not isinstance(content, Mapping) or not all(isinstance(key, str) for key in content):
-        raise InputError(f"expected options and their values in the configuration file {path}, got {content!r}")
+        raise InputError(
+            f"expected options and their values in the configuration file {path}, got {reprlib.repr(content)}"
+        )
     if "" in content.values():
         logger.info("%s was written by an earlier version: what is empty, 0 or -1 there is read as unset.", path)
         return {key: value for key, value in content.items() if not _was_unset(key, value)}

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from tame.checkpoints.classifier import load_classifier
-from tame.cli.command import Arguments, Command, Part
+from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.cli.shared import learned_checkpoint
 from tame.evaluation.evaluate import evaluate
 from tame.evaluation.records import read_run
@@ -37,6 +37,7 @@ def _classifier_and_time(summary: Mapping[str, Any]) -> str:
 
 COMMAND = Command(
     run=run,
+    kept=RESUMES,
     parts=(Part(evaluate, without=("explainers",)), Part(build_explainer, only=("method",)), Part(load_classifier)),
     examples=(
         "tame evaluate --data photos/ --checkpoint runs/mine",

@@ -30,6 +30,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
         "per_label",
         "max_bad_images",
         "only",
+        "sample",
     ),
     "Metrics": ("metrics", "map_scaling", "masking", "steps"),
     "Optimisation": ("epochs", "batch_size", "lr", "min_lr", "max_lr", "loss", "clip"),

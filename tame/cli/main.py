@@ -2,26 +2,40 @@
 
 from __future__ import annotations
 
+import io
 import logging
+import os
+import re
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from tame.cli.commands import ALIASES, COMMANDS, load_command
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 from tame.utils.memory import keep_memory
 from tame.utils.signals import Terminated, terminable
 from tame.utils.versions import VERSION
 
+if TYPE_CHECKING:
+    from tame.cli.command import Command
+
+_NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
 _COMPLETION = ("--print_shtab", "--print-shtab")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command line.
 
+    Args:
+        arguments: What follows ``tame``; default: of this process.
+
     Returns:
-        The exit status: 0 well, 1 some files failed, 2 unusable input, 130 interrupted, 143 terminated.
+        The exit status: 0 well; 1 some files failed, or could not be written; 2 unusable input; 130 interrupted; 141
+        nobody reads the output; 143 terminated.
     """
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):  # names may have characters that the terminal's encoding lacks
+            stream.reconfigure(errors="backslashreplace")
     arguments = list(sys.argv[1:] if arguments is None else arguments)
     name = arguments[0] if arguments else "--help"
     if name in ("-h", "--help", "help"):
@@ -50,28 +64,53 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
     Returns:
         The exit status.
     """
-    from tame.cli.parsing import parse
-
     _log(logging.INFO)
     keep_memory()
+    command = None
     try:
         command = load_command(name)
-        parsed = parse(command, name, arguments, defaults or {})
-        if parsed is None:
-            return 0
-        _log(logging.WARNING if parsed.quiet else logging.INFO)
-        logging.getLogger("tame").setLevel(logging.DEBUG if parsed.verbose else logging.NOTSET)
-        with terminable():
-            return command.run(parsed)
+        status = _run(command, name, arguments, defaults or {})
+        sys.stdout.flush()  # an error of the last lines is still told
+        return status
     except InputError as error:
-        print(f"tame {name}: {error}", file=sys.stderr)
-        return 2
+        status, problem, kept = 2, str(error), ""
     except KeyboardInterrupt as interruption:
-        print(f"tame {name}: {str(interruption) or 'interrupted'}", file=sys.stderr)
-        return 130
+        status, problem, kept = 130, str(interruption) or "interrupted", command.kept if command else ""
     except Terminated as termination:
-        print(f"tame {name}: {termination}", file=sys.stderr)
-        return 143
+        status, problem, kept = 143, str(termination), command.kept if command else ""
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        return 141
+    except (OSError, MemoryError, RuntimeError) as error:
+        found = _system_error(error)
+        if found is None:
+            raise
+        status, problem, kept = 1, found, command.kept if command else ""
+    print(f"tame {name}: {shown('; '.join(filter(None, [problem, kept])))}", file=sys.stderr)
+    return status
+
+
+def _run(command: Command, name: str, arguments: Sequence[str], defaults: Mapping[str, Any]) -> int:
+    from tame.cli.parsing import parse
+
+    parsed = parse(command, name, arguments, defaults)
+    if parsed is None:
+        return 0
+    _log(logging.WARNING if parsed.quiet else logging.INFO)
+    logging.getLogger("tame").setLevel(logging.DEBUG if parsed.verbose else logging.NOTSET)
+    with terminable():
+        return command.run(parsed)
+
+
+def _system_error(error: Exception) -> str | None:
+    """Return in words what the system refused: a file, or memory; None for another error, a mistake in this program."""
+    if isinstance(error, OSError) and type(error).__str__ is OSError.__str__ and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    if isinstance(error, OSError):
+        return str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or _NO_MEMORY.search(str(error)):
+        return f"not enough memory ({' '.join(str(error).split())[:200]}); try a smaller batch size or input size"
+    return None
 
 
 def _log(level: int) -> None:

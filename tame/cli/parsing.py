@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from textwrap import fill
 from typing import Any, NoReturn
 
 import jsonargparse
 import yaml  # type: ignore[import-untyped] # its types are a package of their own
 
+from tame.cli.checks import check_options
 from tame.cli.command import Arguments, Command
 from tame.cli.config import config_files, read_config
 from tame.cli.groups import GROUPS, METHOD_ARGUMENTS, group_of, place_of
@@ -38,6 +39,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
 
     Raises:
         InputError: In one line, for what the command does not take.
+        OSError: For a folder that cannot be written to.
         SystemExit: After ``--help``.
     """
     parser = build_parser(command, name)
@@ -60,6 +62,7 @@ def parse(command: Command, name: str, line: Sequence[str], defaults: Mapping[st
         return None
     methods = _method_arguments(values, parser.replaced)
     plain = {option: value for option, value in values.items() if "." not in option}
+    check_options(plain, methods, command.files)
     return Arguments(command, plain, methods, verbose=about["verbose"], quiet=about["quiet"])
 
 
@@ -183,7 +186,7 @@ class Parser(jsonargparse.ArgumentParser):
         Raises:
             InputError: For an unknown name, or a value of a wrong type.
         """
-        for key, value in _flat(values).items():
+        for key, value in _flat(values, self.options).items():
             name = key if key in self.options else key.replace("-", "_")
             if name not in self.options:
                 raise InputError(f"unknown option {key!r}{nearest(key, self.options)}")
@@ -233,12 +236,13 @@ def _spellings(option: str) -> list[str]:
     return list(dict.fromkeys([f"--{option.replace('_', '-')}", f"--{option}"]))
 
 
-def _flat(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Return nested values by dotted names."""
+def _flat(values: Mapping[str, Any], options: Collection[str]) -> dict[str, Any]:
+    """Return nested values by dotted names; the value of an option is not nested, whatever it is."""
     flat: dict[str, Any] = {}
     for key, value in values.items():
-        inner = {f"{key}.{name}": one for name, one in value.items()} if isinstance(value, Mapping) else {key: value}
-        flat |= inner
+        is_method = any(name.startswith(f"{key}.") for name in options)
+        nested = isinstance(value, Mapping) and key.replace("-", "_") not in options and (value or is_method)
+        flat |= {f"{key}.{name}": one for name, one in value.items()} if nested else {key: value}
     return flat
 
 

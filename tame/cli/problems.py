@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import re
+import reprlib
 from collections.abc import Iterable, Mapping
 from difflib import get_close_matches
 from typing import Any
@@ -11,7 +12,8 @@ from typing import Any
 from tame.cli.values import Listed, UnreadableValueError, expected
 
 _KEY = re.compile(r'Parser key "(?P<option>[^"]+)"(?: element \d+)?:\s*(?P<rest>.*)', re.DOTALL)
-_VALUE = re.compile(r"(?:Given|Got) value: (?P<value>.*?)\s*$", re.DOTALL)
+_VALUE = re.compile(r"\n\s*Given value: (?P<given>.*)|Got value: (?P<got>[^\n]*)", re.DOTALL)
+_DIGITS = re.compile(r"Exceeds the limit .* value has (?P<count>\d+) digits")
 _UNKNOWN = "unrecognized arguments: "
 _NO_VALUE = "ignored explicit argument "
 
@@ -49,8 +51,11 @@ def problem(
         return error.message.replace("expected one argument", f"expected a value after {option}")
     if (found := _KEY.match(message)) and found["option"] in kinds:
         option, kind = written_option(found["option"]), kinds[found["option"]]
-        if value := _VALUE.search(found["rest"]):
-            return f"expected {option} {expected(kind)}, got {value['value']!r}"
+        if digits := _DIGITS.search(found["rest"]):
+            return f"expected {option} {expected(kind)}, got one of {digits['count']} digits"
+        if values := list(_VALUE.finditer(found["rest"])):  # the last is as the user wrote it
+            value = _one_line(values[-1]["given"] or values[-1]["got"] or "")
+            return f"expected {option} {expected(kind)}, got {reprlib.repr(value) if len(value) > 200 else repr(value)}"
         return f"expected {option} {_one_line(found['rest'])}"
     return _one_line(message)
 

@@ -29,4 +29,5 @@ COMMAND = Command(
         "tame table evaluations/resnet50/* --reference ttame --format latex --out table.tex",
     ),
     positional="runs",
+    files=("out", "curves"),
 )

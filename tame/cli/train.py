@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tame.checkpoints.classifier import load_classifier
-from tame.cli.command import Arguments, Command, Part
+from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.cli.shared import explain_with
 from tame.training.train import train
 from tame.utils.checks import shown
@@ -20,6 +20,7 @@ def run(arguments: Arguments) -> int:
 
 COMMAND = Command(
     run=run,
+    kept=RESUMES,
     parts=(Part(train, without=("normalised",)), Part(load_classifier, without=("checkpoint",))),
     examples=(
         "tame train --data photos/ --out runs/mine",

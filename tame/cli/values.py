@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import reprlib
 import types
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -53,20 +54,20 @@ class Listed:
         except (TypeError, ValueError):
             items = []
         if not items and (parts or isinstance(value, str)):
-            raise UnreadableValueError(f"{expected(self)}, got {_shown(value)!r}")
+            raise UnreadableValueError(f"{expected(self)}, got {reprlib.repr(_shown(value))}")
         return items
 
     def _is_alone(self, value: Any) -> bool:
         if isinstance(value, str):
             return "," not in value or Path(value).exists()
-        return value is None or isinstance(value, int)
+        return value is None or (isinstance(value, int) and not isinstance(value, bool) and self.item is int)
 
     def _read(self, part: Any) -> Any:
         if get_origin(self.item) is Literal:
             if part not in get_args(self.item):
                 raise ValueError
             return part
-        if isinstance(part, list | tuple | dict | bool | None):
+        if isinstance(part, list | tuple | dict | bool | None) or (self.item is int and isinstance(part, float)):
             raise ValueError
         return self.item(part)
 

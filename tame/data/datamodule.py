@@ -17,6 +17,7 @@ from tame.data.readable import ReadableImages, collate_readable
 from tame.data.transforms import CROP_KINDS, Crop, CropKind
 from tame.data.user_images import UserDataset, UserImages
 from tame.utils.checks import InputError
+from tame.utils.limits import check_numbers
 from tame.utils.processes import end_with_parent
 
 
@@ -104,10 +105,7 @@ class ImageListDataModule(LightningDataModule):
         user_images: UserImages | None = None,
     ) -> None:
         super().__init__()
-        if batch_size < 1:
-            raise InputError(f"expected a batch size of at least 1, got {batch_size}")
-        if num_workers < 0:
-            raise InputError(f"expected a number of workers of at least 0, got {num_workers}")
+        check_numbers(batch_size=batch_size, num_workers=num_workers)
         self.train, self.val = train, val
         if crop not in CROP_KINDS:
             raise InputError(f"expected one of the crops {', '.join(CROP_KINDS)}, got {crop!r}")

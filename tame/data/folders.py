@@ -138,7 +138,7 @@ def resolve_list(name: str | Path | None, lists_dir: str | Path | None, default:
     """
     if name and Path(name).expanduser().is_file():
         return Path(name).expanduser()
-    folder = _folder(lists_dir, "lists", "LIST")
+    folder = resolve_lists(lists_dir)
     found = folder / (name or default) if folder else None
     if found and found.is_file():
         return found
@@ -146,6 +146,15 @@ def resolve_list(name: str | Path | None, lists_dir: str | Path | None, default:
         return None
     where = f"in the folder of lists {folder}" if folder else "in a folder of lists (neither lists nor LIST is set)"
     raise InputError(f"expected a list of images, got {str(name)!r}, which is neither a file nor a name {where}")
+
+
+def resolve_lists(lists_dir: str | Path | None) -> Path | None:
+    """Find the folder of lists, see `resolve_list`; None where none is named.
+
+    Raises:
+        InputError: If it does not exist.
+    """
+    return _folder(lists_dir, "lists", "LIST")
 
 
 def _folder(value: str | Path | None, argument: str, variable: str) -> Path | None:

@@ -15,6 +15,7 @@ from typing import NamedTuple
 
 from tame.utils.checks import InputError, shown
 from tame.utils.io import write_text
+from tame.utils.limits import check_numbers
 
 NO_LABEL = "?"  # marks an unknown label in a list file
 _LABEL = re.compile(r"\?|-?[0-9]+")
@@ -191,8 +192,7 @@ def draw(entries: Sequence[ImageEntry], limit: int | None, seed: int) -> list[Im
     Raises:
         InputError: For a limit below 1.
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"expected a number of images of 1 or more, got {limit}")
+    check_numbers(limit_images=limit)
     return [entries[index] for index in sorted(_shuffled(len(entries), seed)[:limit])]
 
 
@@ -214,8 +214,7 @@ def draw_per_label(entries: Sequence[ImageEntry], limit: int | None, seed: int) 
         >>> [entry.label for entry in draw_per_label(entries, 2, seed=0)].count(1)
         2
     """
-    if limit is not None and limit < 1:
-        raise InputError(f"expected a number of images per label of 1 or more, got {limit}")
+    check_numbers(per_label=limit)
     taken: Counter[int] = Counter()
     chosen = []
     for index in _shuffled(len(entries), seed):

@@ -26,6 +26,7 @@ from tame.types import MapScaling, MaskingKind, Precision
 from tame.utils.checks import InputError
 from tame.utils.folders import check_folder
 from tame.utils.io import folder_name
+from tame.utils.limits import check_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -112,6 +113,16 @@ def evaluate(
         >>> table = evaluate("gradcam", "resnet50", data="photos/", metrics=["ad-ic", "road"])  # doctest: +SKIP
         >>> table.loc["Grad-CAM", "minmax/AD_50"]  # doctest: +SKIP
     """
+    check_numbers(
+        limit_images=limit_images,
+        steps=steps,
+        batch_size=batch_size,
+        pass_rows=pass_rows,
+        num_workers=num_workers,
+        devices=devices,
+        num_nodes=num_nodes,
+        seed=seed,
+    )
     asked = dict(explainers) if isinstance(explainers, Mapping) else {"": explainers}
     if maps is not None and (isinstance(explainers, Mapping) or arguments):
         raise InputError("expected maps in place of a method, got both maps and several methods or their arguments")
@@ -167,7 +178,7 @@ def evaluation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     """Return the data, metric and hardware arguments of `evaluate`, with its defaults for those that are not given.
 
     Raises:
-        InputError: For an unknown argument, with the nearest and all known ones.
+        InputError: For an unknown argument, with the nearest and all known ones; for a number out of its limits.
 
     Example:
         >>> evaluation_arguments({"steps": 4})["metrics"]
@@ -176,6 +187,7 @@ def evaluation_arguments(given: Mapping[str, Any]) -> dict[str, Any]:
     parameters = inspect.signature(evaluate).parameters
     defaults = {name: one.default for name, one in parameters.items() if name in _SHARED}
     check_names("an evaluation", defaults, given)
+    check_numbers(**given)
     return defaults | dict(given)
 
 

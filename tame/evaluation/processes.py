@@ -9,6 +9,7 @@ from datetime import timedelta
 from typing import Any
 
 from tame.utils.checks import InputError
+from tame.utils.limits import check_numbers
 from tame.utils.processes import end_with_parent
 
 _LONGEST_WAIT = timedelta(days=30)  # processes may differ in speed; one that ended is noticed at once
@@ -58,12 +59,11 @@ class Processes:
         device: The device that this process computes on; known before the others are started.
 
     Raises:
-        InputError: For numbers below 1, or more devices than there are.
+        InputError: For numbers out of their limits, or more devices than there are.
     """
 
     def __init__(self, device: str, devices: int = 1, num_nodes: int = 1) -> None:
-        if devices < 1 or num_nodes < 1:
-            raise InputError(f"expected at least 1 device and 1 node, got {devices} and {num_nodes}")
+        check_numbers(devices=devices, num_nodes=num_nodes)
         self.device, self._fabric = device, None
         if devices * num_nodes == 1:
             return

@@ -12,11 +12,11 @@ from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.data import draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
 from tame.data.lists import ImageEntry
 from tame.metrics import Metric, build_metrics
-from tame.perturbations import PassRows
 from tame.presets import PRESETS, Preset
 from tame.types import MapScaling, MaskingKind, Precision
 from tame.utils.checks import InputError
 from tame.utils.devices import resolve_precision
+from tame.utils.limits import check_numbers
 
 _MARGINS = {"32": 1e-5, "16-mixed": 1e-3, "bf16-mixed": 1e-2}  # about what one rounding step of the logits does to p
 
@@ -119,16 +119,11 @@ class RunSettings:
         """Check the values.
 
         Raises:
-            InputError: For an unknown precision, a batch size below 1, a negative number of workers, or rows per pass
-                below 1.
+            InputError: For an unknown precision, or numbers out of their limits.
         """
         if self.precision not in get_args(Precision):
             raise InputError(f"expected the precision {', '.join(get_args(Precision))}, got {self.precision!r}")
-        if self.batch_size < 1 or self.num_workers < 0:
-            raise InputError(
-                f"expected batch_size >= 1 and num_workers >= 0, got {self.batch_size} and {self.num_workers}"
-            )
-        PassRows(self.pass_rows)
+        check_numbers(batch_size=self.batch_size, num_workers=self.num_workers, pass_rows=self.pass_rows)
 
 
 @dataclass(frozen=True)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable
+from contextlib import nullcontext
 from typing import Any
 
 import torch
@@ -12,7 +13,7 @@ from torch import Tensor
 from tame.classifier import FrozenClassifier
 from tame.explainers.base import CheckedExplainer
 from tame.utils.checks import InputError
-from tame.utils.imports import import_function
+from tame.utils.imports import import_function, running
 
 ExplainFunction = Callable[[Tensor, Tensor], Tensor]
 """From images (B, C, H, W) in [0, 1] and targets (B,) to maps (B, h, w)."""
@@ -36,9 +37,15 @@ class UserExplainer(CheckedExplainer):
         return self.method or function_name(self.function)
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
-        """Return the maps of the function, which may compute gradients."""
+        """Return the maps of the function, which may compute gradients.
+
+        Raises:
+            InputError: If a function that was named fails; one that was passed raises its own error.
+        """
         with torch.inference_mode(False), torch.enable_grad():
-            return self.function(images.clone(), targets.clone())  # inference tensors cannot enter a graph
+            images, targets = images.clone(), targets.clone()  # inference tensors cannot enter a graph
+            with running(self.method) if self.method else nullcontext():
+                return self.function(images, targets)
 
 
 def function_name(function: ExplainFunction) -> str:
@@ -52,7 +59,7 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
     The function takes (images, targets) and returns maps, or takes the classifier alone and returns such a function.
 
     Raises:
-        InputError: If it cannot be imported or takes other arguments.
+        InputError: If it cannot be imported, takes other arguments, or fails.
     """
     found = import_function(name, "method")
     count = _required(found)
@@ -60,7 +67,8 @@ def load_function(name: str, classifier: FrozenClassifier) -> ExplainFunction:
         raise InputError(
             f"expected {name} to take (images, targets), or the classifier alone; it needs {count} arguments"
         )
-    function = found if count == 2 else found(classifier)
+    with running(name):
+        function = found if count == 2 else found(classifier)
     if not callable(function):
         raise InputError(
             f"expected {name} to return a function of (images, targets) for a classifier, got {type(function).__name__}"

@@ -18,6 +18,7 @@ from tame.functional.scores import scores
 from tame.inference.result import Explanation
 from tame.types import Explainer
 from tame.utils.checks import InputError, check_maps
+from tame.utils.limits import check_numbers
 from tame.utils.versions import versions
 
 
@@ -73,8 +74,7 @@ class Classes:
     def __post_init__(self) -> None:
         if self.targets is not None and not self.targets:
             raise InputError("expected at least one class to explain, or None for the most confident ones, got none")
-        if self.top < 1:
-            raise InputError(f"expected top of at least 1, got {self.top}")
+        check_numbers(top=self.top)
 
     @property
     def count(self) -> int:

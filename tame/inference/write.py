@@ -28,6 +28,7 @@ from tame.inference.result import (
 from tame.utils.checks import InputError
 from tame.utils.folders import claim, claimed, locked
 from tame.utils.io import write_text
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
@@ -225,8 +226,7 @@ def check_files(files: Sequence[Path], batch_size: int, num_workers: int) -> Non
     """
     if not files:
         raise InputError("expected at least one image file to explain, got none")
-    if batch_size < 1 or num_workers < 0:
-        raise InputError(f"expected batch_size >= 1 and num_workers >= 0, got {batch_size} and {num_workers}")
+    check_numbers(batch_size=batch_size, num_workers=num_workers)
 
 
 def _folders(methods: Sequence[NamedExplainer]) -> list[str]:

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from tame.utils.checks import InputError
 from tame.utils.devices import rows_per_pass
+from tame.utils.limits import check_numbers
 
 logger = logging.getLogger("tame")
 
@@ -30,8 +30,7 @@ class PassRows:
     """
 
     def __init__(self, rows: int | None = None, device: str | torch.device = "cpu") -> None:
-        if rows is not None and rows < 1:
-            raise InputError(f"expected rows per pass of 1 or more, or None (as many as fit), got {rows}")
+        check_numbers(pass_rows=rows)
         self.rows = rows or rows_per_pass(device)
 
     def classify(self, module: nn.Module, inputs: Tensor) -> Tensor:

@@ -25,6 +25,7 @@ from tame.reporting.table import build_table
 from tame.utils.checks import InputError
 from tame.utils.folders import check_folder, claim, locked
 from tame.utils.io import folder_name, write_text
+from tame.utils.limits import check_numbers
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -92,8 +93,7 @@ def compare(
     """
     asked = evaluation_arguments(evaluation)
     named = _names(methods)
-    if report_images < 0:
-        raise InputError(f"expected report_images of 0 or more, got {report_images}")
+    check_numbers(report_images=report_images)
     choices = MethodChoices(checkpoint, arguments or {}, asked["preset"], asked["seed"])
     prepared = prepare({text: text for text in named}, classifier, choices, asked["devices"], asked["num_nodes"])
     request = resolve_request(prepared.classifier, asked)

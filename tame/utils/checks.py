@@ -3,10 +3,19 @@
 from __future__ import annotations
 
 import logging
+import reprlib
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from torch import Tensor
+
+
+LARGEST_SIDE = 8192
+"""Pixels of the side of a classifier's input, at most: one such image takes 0.8 GB of memory."""
+
+
+_MOST_VALUES = 100_000
 
 
 class InputError(ValueError):
@@ -35,8 +44,30 @@ def escape_message(record: logging.LogRecord) -> bool:
     return True
 
 
+def check_size(content: object, source: object) -> None:
+    """Check that what was read from a YAML, JSON or TOML file is not much more than the file says itself.
+
+    Args:
+        content: Values; an alias of YAML counts as often as it is used.
+        source: The file, for error messages.
+
+    Raises:
+        InputError: For more than 100,000 values, as a few lines of aliases of aliases, or of themselves, stand for.
+    """
+    waiting, count = [content], 0
+    while waiting:
+        value = waiting.pop()
+        count += 1
+        if count > _MOST_VALUES:
+            raise InputError(f"expected at most {_MOST_VALUES} values in {source}, got more (aliases of aliases?)")
+        if isinstance(value, Mapping):
+            waiting += value.values()
+        elif isinstance(value, list | tuple | set):
+            waiting += value
+
+
 def check_sides(name: str, value: object) -> None:
-    """Check that ``value`` is a number of pixels or a tuple (height, width), each at least 1.
+    """Check that ``value`` is a number of pixels or a tuple (height, width), each from 1 to `LARGEST_SIDE`.
 
     Args:
         name: Name of the value, for the error message.
@@ -46,8 +77,10 @@ def check_sides(name: str, value: object) -> None:
         InputError: For any other value.
     """
     sides = value if isinstance(value, tuple) and len(value) == 2 else (value,)
-    if not all(isinstance(side, int) and side >= 1 for side in sides):
-        raise InputError(f"expected {name} of at least 1 pixel, a number or (height, width), got {value!r}")
+    if not all(isinstance(side, int) and 1 <= side <= LARGEST_SIDE for side in sides):
+        raise InputError(
+            f"expected {name} of 1 to {LARGEST_SIDE} pixels, a number or (height, width), got {reprlib.repr(value)}"
+        )
 
 
 def check_images(images: Tensor, channels: int) -> None:

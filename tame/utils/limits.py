@@ -68,6 +68,7 @@ LIMITS = {
     "pass_rows": _COUNT,
     "per_label": _COUNT,
     "report_images": _COUNT_OR_NONE,
+    "sample": _COUNT_OR_NONE,
     "seed": Limits(0, 2**32 - 1),  # what every random generator takes
     "start_layer": _COUNT_OR_NONE,
     "steps": Limits(1, 100_000),

@@ -236,7 +236,7 @@ def test_errors(toy_classifier: Make, tmp_path: Path) -> None:
         AverageDropIncrease(keeps=(15,))
     with pytest.raises(InputError, match="expected a margin of 0 or more, got -1"):
         AverageDropIncrease(margin=-1)
-    with pytest.raises(InputError, match=r"expected rows per pass of 1 or more, or None \(as many as fit\), got -1"):
+    with pytest.raises(InputError, match="expected pass_rows of at least 1, got -1"):
         AverageDropIncrease(pass_rows=-1)
     with pytest.raises(InputError, match=r"expected remove, a fraction of the pixels, in \(0, 1\], got 10"):
         RemoveAndDebias(removes=(10,))

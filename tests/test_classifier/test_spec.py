@@ -99,10 +99,10 @@ def test_an_unknown_class_without_similar_names_is_still_an_input_error(odd: str
 @pytest.mark.parametrize(
     ("values", "message"),
     [
-        ({"resize": 0}, "expected resize of at least 1 pixel, a number or (height, width), got 0"),
-        ({"crop": (24, 0)}, "expected crop of at least 1 pixel, a number or (height, width), got (24, 0)"),
-        ({"crop": [24, 40]}, "expected crop of at least 1 pixel, a number or (height, width), got [24, 40]"),
-        ({"crop": 22.5}, "expected crop of at least 1 pixel, a number or (height, width), got 22.5"),
+        ({"resize": 0}, "expected resize of 1 to 8192 pixels, a number or (height, width), got 0"),
+        ({"crop": (24, 0)}, "expected crop of 1 to 8192 pixels, a number or (height, width), got (24, 0)"),
+        ({"crop": [24, 40]}, "expected crop of 1 to 8192 pixels, a number or (height, width), got [24, 40]"),
+        ({"crop": 22.5}, "expected crop of 1 to 8192 pixels, a number or (height, width), got 22.5"),
         ({"interpolation": "nearest"}, "expected the interpolation bilinear or bicubic, got 'nearest'"),
         ({"mean": (0.5,)}, "mean and std of the same length, one value per channel, got (0.5,) and (0.2, 0.2, 0.2)"),
         ({"mean": (), "std": ()}, "expected mean and std of the same length, one value per channel, got () and ()"),

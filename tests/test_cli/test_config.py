@@ -63,6 +63,11 @@ def test_json():
     assert read(*file)["epochs"] == 3
 
 
+BOMB = "\n".join(
+    ["a: &a [x]", *(f"{b}: &{b} [{','.join([f'*{a}'] * 9)}]" for a, b in zip("abcdefg", "bcdefgh", strict=True))]
+)
+
+
 @pytest.mark.parametrize(
     ("content", "message"),
     [
@@ -78,6 +83,21 @@ def test_json():
         ({"all": "yes please"}, "options.yaml: expected --all true or false, got 'yes please'"),
         ({"num_workers": None}, "options.yaml: expected --num-workers as a whole number, got nothing"),
         ({"config": "more.yaml"}, "options.yaml: unknown option 'config'"),
+        ({"out": {"a": 1}}, "options.yaml: expected --out as text, got \"{'a': 1}\""),
+        ({"epochs": {}}, "options.yaml: expected --epochs as a whole number, got '{}'"),
+        ({"epochs": True}, "options.yaml: expected --epochs as a whole number, got 'True'"),
+        ("epochs: 1e400", "options.yaml: expected --epochs as a whole number, got '1e400'"),
+        ("epochs: " + "9" * 5000, "configuration file options.yaml: Exceeds the limit (4300 digits)"),
+        ({"rsie": {}}, "options.yaml: unknown option 'rsie'"),
+        ({"input_size": 2.5}, "options.yaml: expected --input-size of whole numbers between commas, got 2.5"),
+        ({"input_size": [48.5, 64]}, "options.yaml: expected --input-size of whole numbers between commas, got [48.5,"),
+        ("mean: &a [*a]", "expected at most 100000 values in options.yaml, got more (aliases of aliases?)"),
+        (BOMB, "expected at most 100000 values in options.yaml, got more (aliases of aliases?)"),
+        ("[" * 5000, "in the configuration file options.yaml: maximum recursion depth exceeded"),
+        ("epochs: !!python/object/apply:os.system [ls]", "options.yaml: could not determine a constructor for the tag"),
+        ("epochs: !mine 3", "options.yaml: could not determine a constructor for the tag '!mine' in line 1"),
+        ("a: \0", "options.yaml: unacceptable character #x0000: special characters are not allowed"),
+        ({3: 4}, "expected options and their values in the configuration file options.yaml, got {3: 4}"),
         (["epochs"], "expected options and their values in the configuration file options.yaml, got ['epochs']"),
         (
             "a: b: c",
@@ -91,6 +111,19 @@ def test_a_configuration_file_that_is_not_taken(content, message):
     assert "\n" not in str(error.value)
 
 
+def test_a_configuration_file_of_bytes(tmp_path):
+    Path("options.yaml").write_bytes(bytes(range(256)))
+    with pytest.raises(
+        InputError, match="expected YAML or JSON in the configuration file options.yaml: 'utf-8'"
+    ) as error:
+        read("--config", "options.yaml")
+    assert "\n" not in str(error.value)
+
+
+def test_a_method_without_arguments_of_its_own_in_a_configuration_file():
+    assert read(*config({"rise": {}, "epochs": 3}))["epochs"] == 3
+
+
 def test_a_missing_configuration_file():
     with pytest.raises(InputError, match="expected a configuration file, got nowhere.yaml: No such file or directory"):
         read("--config=nowhere.yaml")
@@ -101,8 +134,9 @@ def test_unset_values_of_earlier_versions_are_left_out():
     values = read(*config(json.dumps(old), "config.json"), defaults={"epochs": 7})
     assert (values["out"], values["lr"], values["epochs"], values["num_workers"]) == (None, None, 7, 0)
     assert values["layers"] == ["a", "b"]
-    values = read(*config({"lr": 0, "epochs": 0}))  # of this version
-    assert (values["lr"], values["epochs"]) == (0, 0)
+    assert read(*config({"epochs": 0}))["epochs"] == 0  # of this version
+    with pytest.raises(InputError, match="expected --lr above 0, got 0"):
+        read(*config({"lr": 0}))
 
 
 def test_print_config_prints_what_a_configuration_file_takes(capsys):

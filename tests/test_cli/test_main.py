@@ -1,17 +1,23 @@
 """The command line as a user meets it first: help, names, versions, exit statuses."""
 
+import errno
+import io
 import json
 import logging
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+import torch
 
 from tame import __version__
 from tame.cli.commands import ALIASES, COMMANDS, load_command
-from tame.cli.main import run_command
+from tame.cli.main import main, run_command
 from tame.cli.signatures import first_sentence
+from tame.utils.checks import InputError
+from tame.utils.signals import Terminated
 
 REPOSITORY = Path(__file__).resolve().parents[2]
 INSPECT = {
@@ -109,14 +115,80 @@ def test_an_unknown_command(tame):
     assert errors.startswith("tame: unknown command 'explian'; expected one of explain, train, ")
 
 
-def test_an_interrupted_command(tame, monkeypatch):
-    command = load_command("list")
+@pytest.fixture
+def run_raising(tame, monkeypatch):
+    """Run `tame evaluate` as a command that ends in an error; return the exit status and what it says."""
 
-    def interrupt(_):
-        raise KeyboardInterrupt
+    def run(error, name="evaluate"):
+        def fail(_):
+            raise error
 
-    monkeypatch.setattr("tame.cli.main.load_command", lambda _: type(command)(interrupt, command.parts, ()))
-    assert tame("list")[::2] == (130, "tame list: interrupted\n")
+        command = replace(load_command(name), run=fail)
+        monkeypatch.setattr("tame.cli.main.load_command", lambda _: command)
+        return tame(name)[::2]
+
+    return run
+
+
+KEPT = "what is finished is kept, and the same command resumes"
+
+
+def test_an_interrupted_command(run_raising):
+    assert run_raising(KeyboardInterrupt(), "list") == (130, "tame list: interrupted\n")
+    assert run_raising(KeyboardInterrupt("stopped after 3 steps"), "list") == (
+        130,
+        "tame list: stopped after 3 steps\n",
+    )
+    assert run_raising(Terminated()) == (143, f"tame evaluate: terminated; {KEPT}\n")
+    assert run_raising(KeyboardInterrupt()) == (130, f"tame evaluate: interrupted; {KEPT}\n")
+
+
+@pytest.mark.parametrize(
+    ("error", "message"),
+    [
+        (OSError(errno.ENOSPC, "No space left on device", "run/rows.csv"), "run/rows.csv: No space left on device"),
+        (OSError(errno.ENOSPC, "No space left on device"), "No space left on device"),
+        (PermissionError(errno.EACCES, "Permission denied", Path("a\nb\x1b")), r"a\nb\x1b: Permission denied"),
+        (OSError("cannot write a.png:\n  broken"), "cannot write a.png:\\n  broken"),
+        (OSError(), "OSError"),
+        (MemoryError(), "not enough memory (); try a smaller batch size or input size"),
+        (torch.OutOfMemoryError("CUDA out of memory.\nTried"), "not enough memory (CUDA out of memory. Tried); try a"),
+        (
+            RuntimeError("[enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory: you tried"),
+            "not enough memory ([enforce fail at alloc_cpu.cpp:127] DefaultCPUAllocator: can't allocate memory",
+        ),
+    ],
+)
+def test_what_the_system_refuses_is_said_in_one_line(run_raising, error, message):
+    status, errors = run_raising(error)
+    assert status == 1
+    assert errors.startswith(f"tame evaluate: {message}") and errors.endswith(f"; {KEPT}\n")
+    assert len(errors.splitlines()) == 1
+
+
+def test_an_error_of_this_program_is_not_hidden(run_raising):
+    with pytest.raises(RuntimeError, match="a mistake"):
+        run_raising(RuntimeError("a mistake"))
+
+
+def test_messages_are_one_line_without_commands_for_the_terminal(run_raising):
+    status, errors = run_raising(InputError("cannot read a\x1b[31m\u202e.jpg:\n\tno image"))
+    assert (status, errors) == (2, "tame evaluate: cannot read a\\x1b[31m\\u202e.jpg:\\n\\tno image\n")
+
+
+def test_nobody_reads_the_output():
+    line = f"set -o pipefail; {sys.executable} -m tame list methods | true"
+    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (141, "")
+
+
+def test_names_that_the_terminal_cannot_show(monkeypatch):
+    output = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
+    monkeypatch.setattr(sys, "stdout", output)
+    monkeypatch.setattr("tame.cli.main.VERSION", "\u732b")
+    assert main(["--version"]) == 0
+    output.flush()
+    assert output.buffer.getvalue() == b"tame \\u732b\n"
 
 
 @pytest.mark.parametrize(

@@ -110,7 +110,7 @@ def test_draws_are_ordered_repeatable_and_nested():
 
 def test_draw_of_everything_and_of_less_than_nothing():
     assert draw(ENTRIES, None, seed=0) == draw(ENTRIES, 1000, seed=0) == ENTRIES
-    with pytest.raises(InputError, match="expected a number of images of 1 or more, got -1"):
+    with pytest.raises(InputError, match="expected limit_images of at least 1, got -1"):
         draw(ENTRIES, -1, seed=0)
 
 

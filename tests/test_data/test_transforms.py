@@ -169,9 +169,9 @@ def test_the_box_of_an_image_resized_to_another_aspect_is_where_the_crop_came_fr
     [
         ({"interpolation": "nearest"}, "expected the interpolation bilinear or bicubic, got 'nearest'"),
         ({"kind": "center"}, "expected one of the crops centre, random, random-flip, got 'center'"),
-        ({"resize": 0}, "expected resize of at least 1 pixel, a number or (height, width), got 0"),
-        ({"crop": (8, -1)}, "expected crop of at least 1 pixel, a number or (height, width), got (8, -1)"),
-        ({"crop": (8, 8, 8)}, "expected crop of at least 1 pixel, a number or (height, width), got (8, 8, 8)"),
+        ({"resize": 0}, "expected resize of 1 to 8192 pixels, a number or (height, width), got 0"),
+        ({"crop": (8, -1)}, "expected crop of 1 to 8192 pixels, a number or (height, width), got (8, -1)"),
+        ({"crop": (8, 8, 8)}, "expected crop of 1 to 8192 pixels, a number or (height, width), got (8, 8, 8)"),
     ],
 )
 def test_bad_geometry(values, message):

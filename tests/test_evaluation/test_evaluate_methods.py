@@ -134,7 +134,7 @@ def test_arguments_that_are_none(toy_backbone: str, photographs: Path) -> None:
         measure("centr")
     with pytest.raises(InputError, match="unknown preset 'tam'; did you mean 'tame'"):
         measure(preset="tam")
-    with pytest.raises(InputError, match="expected a number of images of 1 or more, got 0"):
+    with pytest.raises(InputError, match="expected limit_images of at least 1, got 0"):
         measure(limit_images=0)
     with pytest.raises(InputError, match="rise takes no argument 'mask'; did you mean 'masks'"):
         measure("rise", arguments={"rise": {"mask": 3}})

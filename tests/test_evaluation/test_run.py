@@ -282,11 +282,11 @@ def test_errors_before_any_work(toy_classifier: Make, tmp_path: Path) -> None:
     classifier = toy_classifier()
     with pytest.raises(InputError, match="expected at least one image to evaluate, got none"):
         run(classifier, tmp_path / "a", files=[], stop=0)
-    with pytest.raises(InputError, match="expected batch_size >= 1 and num_workers >= 0, got 0 and 0"):
+    with pytest.raises(InputError, match="expected batch_size of at least 1, got 0"):
         run(classifier, tmp_path / "a", batch_size=0, stop=0)
-    with pytest.raises(InputError, match="expected batch_size >= 1 and num_workers >= 0, got 7 and -1"):
+    with pytest.raises(InputError, match="expected num_workers from 0 to [0-9]+, got -1"):
         run(classifier, tmp_path / "a", num_workers=-1, stop=0)
-    with pytest.raises(InputError, match=r"expected rows per pass of 1 or more, or None \(as many as fit\), got -1"):
+    with pytest.raises(InputError, match="expected pass_rows of at least 1, got -1"):
         run(classifier, tmp_path / "a", pass_rows=-1, stop=0)
     assert not (tmp_path / "a").exists()
     (tmp_path / "file").write_text("")

@@ -140,7 +140,7 @@ def test_a_function_by_itself(toy_classifier: Make, toy_images: Tensor) -> None:
             r"expected mine.methods:three to take \(images, targets\), or the classifier alone; it needs 3 arguments",
         ),
         ("mine.methods:none", "it needs 0 arguments"),
-        ("mine.methods:number", "it needs 0 arguments"),
+        ("mine.methods:number", "as the method, got 'mine.methods:number', a int"),
         ("torch:relu", "expected torch:relu to take .*; it needs 0 arguments"),
         (
             "mine.methods:forgets",

@@ -157,7 +157,7 @@ BAD = {
     "class out of range": ({"target": [5]}, "expected a class index in 0..4, got 5"),
     "top out of range": ({"top": 6}, "expected top in 1..5, got 6"),
     "no classes": ({"top": 0}, "expected top of at least 1, got 0"),
-    "batch size": ({"batch_size": 0}, "expected batch_size >= 1 and num_workers >= 0, got 0 and 0"),
+    "batch size": ({"batch_size": 0}, "expected batch_size of at least 1, got 0"),
     "unknown preset": ({"preset": "papers"}, "unknown preset 'papers'"),
 }
 

@@ -160,7 +160,7 @@ class TestPassRows:
 
     @pytest.mark.parametrize("rows", [-1, 0])
     def test_less_than_one(self, rows: int) -> None:
-        message = rf"expected rows per pass of 1 or more, or None \(as many as fit\), got {rows}"
+        message = rf"expected pass_rows of at least 1, got {rows}"
         with pytest.raises(InputError, match=message):
             PassRows(rows)
 

@@ -16,6 +16,7 @@ from tame.classifier.probing.proposal import find_tokens, propose_layers
 from tame.classifier.spec import BackboneSpec, Preprocessing
 from tame.types import MaskingKind, ScoreKind
 from tame.utils.checks import InputError
+from tame.utils.imports import running
 
 IMAGENET_PREPROCESSING = Preprocessing(256, 224)
 """Usual preprocessing of ImageNet classifiers: resize to 256 pixels, crop 224 x 224."""
@@ -73,13 +74,8 @@ def _infer_score(
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network without changing the global random state."""
-    try:
-        with torch.random.fork_rng(devices=[]):
-            module = build()
-    except InputError:
-        raise
-    except Exception as error:  # a function of the user may raise any error
-        raise InputError(f"{name} could not be built: {type(error).__name__}: {error}") from error
+    with running(name, "could not be built"), torch.random.fork_rng(devices=[]):
+        module = build()
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {name} to return an nn.Module, got {type(module).__name__}")
     return module

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import reprlib
 from codecs import BOM_UTF16_BE, BOM_UTF16_LE
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields, replace
@@ -11,7 +12,8 @@ from typing import Any
 from torch import Tensor
 
 from tame.classifier.spec import TokenLayout
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, check_sides
+from tame.utils.limits import check_numbers
 
 IMAGENET = "imagenet"
 """Used in place of a file of class names: the 1000 classes of ImageNet."""
@@ -42,6 +44,9 @@ class SpecOverrides:
         score: How logits become confidences: ``softmax``, ``sigmoid``, or ``probability`` (the network returns
             probabilities); default: recognised.
         weights: Path of a state_dict (only in spec files).
+
+    Raises:
+        InputError: For a number of classes out of range.
     """
 
     num_classes: int | None = None
@@ -58,6 +63,9 @@ class SpecOverrides:
     output: str | Callable[[Any], Tensor] | None = None
     score: str | None = None
     weights: str | None = None
+
+    def __post_init__(self) -> None:
+        check_numbers(num_classes=self.num_classes)
 
     @property
     def count(self) -> int | None:
@@ -167,6 +175,7 @@ def read_size(name: str, value: str | int | Sequence[int]) -> tuple[int, int]:
         sides = [int(part) for part in parts]
     except ValueError:
         sides = []
-    if len(sides) not in (1, 2) or min(sides) < 1:
-        raise InputError(f"expected {name} in pixels, one number or HEIGHTxWIDTH, got {value!r}")
+    if len(sides) not in (1, 2):
+        raise InputError(f"expected {name} in pixels, one number or HEIGHTxWIDTH, got {reprlib.repr(value)}")
+    check_sides(name, (sides[0], sides[-1]))
     return sides[0], sides[-1]
