@@ -24,7 +24,7 @@ from tame.evaluation.rows import DELETE, ROWS, Row, damaged, join_rows, read_row
 from tame.metrics import METRICS
 from tame.perturbations import PassRows
 from tame.utils.checks import InputError, shown
-from tame.utils.folders import claim, claimed, locked
+from tame.utils.folders import claim, claimed, is_tidy, locked
 from tame.utils.io import check_same_settings, read_json, write_json
 
 SETTINGS = "settings.json"
@@ -69,7 +69,7 @@ class RunFolder:
             InputError: If another process writes to the folder; if it holds files of the same names that no run
                 wrote, or rows that were computed with other settings, saying what differs.
         """
-        settled = resume and self._is_ours() and not (self.path / PARTS).exists()
+        settled = resume and self._is_ours() and not (self.path / PARTS).exists() and is_tidy(self.path)
         if settled and self.finished:
             _check_settings(self.path / SETTINGS, settings)
             yield

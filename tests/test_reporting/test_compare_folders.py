@@ -68,10 +68,15 @@ def test_other_settings_of_the_last_method_are_refused_before_the_first_is_evalu
 
 @pytest.mark.parametrize("folder", ["out", "out/gradcam"])
 def test_a_second_comparison_in_the_same_folder_is_refused(run: Run, folder: str) -> None:
-    with locked(Path(folder)), pytest.raises(InputError, match=f"^{folder} is in use by process {os.getpid()} on "):
+    with locked(Path(folder)), pytest.raises(InputError, match=f"{folder} is in use by process {os.getpid()} on "):
         run()
     assert not list(Path("out").rglob("rows.csv"))
     assert run()["images"].tolist() == [5, 5]
+
+
+def test_a_report_goes_to_no_folder_of_a_run(run: Run) -> None:
+    with pytest.raises(InputError, match="a folder for the report that is none of a method, got out/gradcam"):
+        run(report="out/gradcam")
 
 
 @pytest.mark.parametrize("damage", [b"", b"\x93NUMPY", b"text", "half", "wide", "pickle"])

@@ -81,6 +81,16 @@ def test_the_next_run_takes_over_the_lock_of_a_killed_one_and_removes_its_tempor
     assert not list(killed.iterdir())
 
 
+def test_the_next_write_removes_the_temporaries_of_killed_processes_where_nothing_is_locked(killed: Path) -> None:
+    temporary = next(killed.glob("*.tmp"))
+    unknown = killed / f".tame-{'0' * 12}-1-2-abcdef01.tmp"  # of another machine
+    unknown.touch()
+    with replacing(killed / "note.txt") as current:
+        current.write_text("whole")
+        assert not temporary.exists() and unknown.exists() and current.exists()
+    assert (killed / "note.txt").read_text() == "whole"
+
+
 def test_temporaries_in_folders_of_ours_are_removed_and_no_others(killed: Path) -> None:
     temporary = next(killed.glob("*.tmp"))
     claim(killed, ["parts/", "looks/one.npy"])
