@@ -114,6 +114,13 @@ def test_a_process_with_the_number_of_a_dead_one_does_not_hold_its_lock(tmp_path
         pass
 
 
+def test_where_the_system_tells_no_start_only_this_process_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tame.utils.owner._start", lambda _: "")
+    own = Owner.own()
+    assert Owner.of(str(own)) == own == (own.machine, os.getpid(), "")
+    assert own.lives() and own._replace(pid=1).lives() is None
+
+
 @pytest.mark.parametrize("content", [f'{{"process": "{"0" * 12}-7-99", "host": "far", "since": "today"}}', "", "{"])
 def test_a_lock_that_cannot_be_asked_is_held_as_long_as_it_is_renewed(
     tmp_path: Path, content: str, monkeypatch: pytest.MonkeyPatch
