@@ -6,6 +6,7 @@ import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import fields, replace
+from itertools import count
 from pathlib import Path
 from typing import Any
 
@@ -24,7 +25,7 @@ from tame.evaluation.rows import DELETE, ROWS, Row, damaged, join_rows, read_row
 from tame.metrics import METRICS
 from tame.perturbations import PassRows
 from tame.utils.checks import InputError, shown
-from tame.utils.folders import claim, claimed, locked
+from tame.utils.folders import claim, claimed, is_tidy, locked
 from tame.utils.io import check_same_settings, known_then, read_json, write_json
 
 SETTINGS = "settings.json"
@@ -59,6 +60,7 @@ class RunFolder:
     def __init__(self, path: Path, files: Sequence[str]) -> None:
         self.path, self.files = path, list(files)
         self._check_lock: Callable[[], None] = lambda: None
+        self._numbers: dict[int, Iterator[int]] = {}  # of the next part of each process
 
     @contextmanager
     def opened(self, settings: Mapping[str, Any], resume: bool) -> Iterator[None]:
@@ -68,9 +70,11 @@ class RunFolder:
 
         Raises:
             InputError: If another process writes to the folder; if it holds files of the same names that no run
-                wrote, or rows that were computed with other settings, saying what differs.
+                wrote, settings of another kind of run, or rows that were computed with other settings, saying what
+                differs.
         """
-        settled = resume and self._is_ours() and not (self.path / PARTS).exists()
+        self._check_kind()
+        settled = resume and self._is_ours() and not (self.path / PARTS).exists() and is_tidy(self.path)
         if settled and self.finished:
             _check_settings(self.path / SETTINGS, settings)
             yield
@@ -117,9 +121,11 @@ class RunFolder:
 
     def add(self, rank: int, rows: Sequence[Row]) -> None:
         """Keep the rows of a batch of a process."""
-        names = (re.fullmatch(_PART, part.name) for part in self._parts())
-        numbers = [int(name[2]) for name in names if name and int(name[1]) == rank]
-        write_rows(self.path / PARTS / f"{rank}-{max(numbers, default=-1) + 1:06d}.csv", rows)
+        if rank not in self._numbers:
+            names = (re.fullmatch(_PART, part.name) for part in self._parts())
+            numbers = [int(name[2]) for name in names if name and int(name[1]) == rank]
+            self._numbers[rank] = count(max(numbers, default=-1) + 1)
+        write_rows(self.path / PARTS / f"{rank}-{next(self._numbers[rank]):06d}.csv", rows)
 
     def finish(self, settings: dict[str, Any]) -> Summary:
         """Join the rows, and return their summary, which is written last.
@@ -179,9 +185,24 @@ class RunFolder:
         if claimed(self.path) >= set(_NAMES):
             return True
         try:
-            return {"tame"} <= read_json(self.path / SETTINGS, "")["versions"].keys()
-        except (AttributeError, InputError, KeyError):
+            return "tame" in read_json(self.path / SETTINGS, "")["versions"]
+        except (InputError, KeyError, TypeError):
             return False
+
+    def _check_kind(self) -> None:
+        """Check that the settings in the folder are not those of a run of another kind, such as a training.
+
+        Raises:
+            InputError: If they are.
+        """
+        try:
+            found = read_json(self.path / SETTINGS, "").keys()
+        except InputError:
+            return  # absent or damaged
+        if not found >= {"method", "metrics"}:
+            raise InputError(
+                f"{shown(self.path)} holds {SETTINGS} of another kind of run: choose another output folder (out)"
+            )
 
     def _start_over(self) -> None:
         """Remove the files of the run in the folder, and nothing else."""

@@ -22,7 +22,7 @@ from tame.reporting.published import published_table
 from tame.reporting.report import write_report
 from tame.reporting.results import Table
 from tame.reporting.table import build_table
-from tame.utils.checks import InputError
+from tame.utils.checks import InputError, shown
 from tame.utils.folders import check_folder, claim, locked
 from tame.utils.io import folder_name, write_text
 from tame.utils.limits import check_numbers
@@ -101,20 +101,22 @@ def compare(
     folder = Path(out or f"comparisons/{folder_name(backbone)}")
     contenders = _contenders(named, prepared, folder)
     against = _reference(reference, contenders)
-    pages = {folder: [f"table.{kind}" for kind in ("md", "csv", "tex")]}
+    pages = {folder.resolve(): [f"table.{kind}" for kind in ("md", "csv", "tex")]}
     if "road" in [metric.id for metric in request.metrics]:
-        pages[folder] += ["road.png", "road.pdf"]
+        pages[folder.resolve()] += ["road.png", "road.pdf"]
     if report is not None:
-        pages[Path(report)] = [*pages.get(Path(report), []), _REPORT]
+        pages.setdefault(Path(report).resolve(), []).append(_REPORT)
     evaluations = [evaluation_of(one.explainer, prepared.classifier, request, one.folder) for one in contenders]
     for path in (*pages, *(one.folder for one in contenders)):
         check_folder(path)
+    if report is not None and Path(report).resolve() in {one.folder.resolve() for one in contenders}:
+        raise InputError(f"expected a folder for the report that is none of a method, got {shown(report)}")
     process = prepared.processes.start()  # all that can be refused before has been
     with ExitStack() as stack:
         with process.leading() as leads:
             if leads:
-                stack.enter_context(locked(folder))
                 for path, names in pages.items():
+                    stack.enter_context(locked(path))
                     claim(path, names)
         run_evaluations(evaluations, process)
         runs = [open_run(one.folder) for one in contenders]

@@ -23,7 +23,7 @@ from tame.evaluation.records import Summary, open_run, read_run
 from tame.metrics import MaskedConfidence
 from tame.reporting.table import table
 from tame.utils.checks import InputError
-from tame.utils.folders import FILES, LOCK
+from tame.utils.folders import FILES, LOCK, claim
 from tame.utils.io import WriteError
 
 Make = Callable[..., FrozenClassifier]
@@ -187,7 +187,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "empty": lambda _: b"",
     "half": lambda content: content[: len(content) // 2],
     "one byte less": lambda content: content[:-2],
-    "of another program": lambda _: b'{"theme": "dark", "versions": 3, "metrics": 7, "work": [], "rows": "many"}\n',
+    "of another program": lambda _: b'{"method": 1, "versions": 3, "metrics": 7, "work": [], "rows": "many"}\n',
     "a list": lambda _: b"[1, 2]\n",
     "binary": lambda _: bytes(range(256)),
     "deep": lambda _: b"[" * 100_000,
@@ -246,12 +246,27 @@ def test_damaged_files_of_a_finished_run(
 )
 def test_files_of_others_are_refused_and_kept(toy_classifier: Make, tmp_path: Path, name: str, resume: bool) -> None:
     (tmp_path / name).parent.mkdir(exist_ok=True)
-    (tmp_path / name).write_text('{"theme": "dark"}')
+    (tmp_path / name).write_text('{"method": 1, "metrics": [], "versions": []}')
     shown = name if "/" not in name else f"{name.partition('/')[0]}/"
     with pytest.raises(InputError, match=rf"holds {shown}, which no run wrote: choose another output folder \(out\)$"):
         run(toy_classifier(), tmp_path, resume=resume, stop=0)
     assert [path.relative_to(tmp_path).as_posix() for path in tmp_path.rglob("*") if path.is_file()] == [name]
-    assert (tmp_path / name).read_text() == '{"theme": "dark"}'
+    assert (tmp_path / name).read_text() == '{"method": 1, "metrics": [], "versions": []}'
+
+
+@pytest.mark.parametrize("resume", [True, False])
+@pytest.mark.parametrize("claimed", [True, False])
+def test_settings_of_another_kind_of_run_are_kept(
+    toy_classifier: Make, tmp_path: Path, resume: bool, claimed: bool
+) -> None:
+    """As of a training in the same folder, whose manifest names them."""
+    text = '{"attention": "ttame", "versions": {"tame": "0.1.0"}}'
+    (tmp_path / "settings.json").write_text(text)
+    if claimed:
+        claim(tmp_path, ["settings.json"], known=True)
+    with pytest.raises(InputError, match=r"holds settings.json of another kind of run: choose another output folder"):
+        run(toy_classifier(), tmp_path, resume=resume)
+    assert (tmp_path / "settings.json").read_text() == text
 
 
 def test_files_beside_and_between_those_of_a_run_are_kept(toy_classifier: Make, tmp_path: Path) -> None:
