@@ -34,7 +34,7 @@ GROUPS: dict[str, tuple[str, ...]] = {
     ),
     "Metrics": ("metrics", "map_scaling", "masking", "steps"),
     "Optimisation": ("epochs", "batch_size", "lr", "min_lr", "max_lr", "loss", "clip"),
-    "Output": ("out", "format", "curves", "report", "report_images", "all", "json", "resume"),
+    "Output": ("out", "format", "curves", "report", "report_images", "all", "json", "logger", "resume"),
     "Hardware": ("device", "precision", "num_workers", "pass_rows", "devices", "num_nodes", "strategy"),
     "General": ("seed", "config", "print_config", "verbose", "quiet", "help"),
 }

@@ -6,20 +6,23 @@ import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
-from lightning import Callback, Trainer
+from lightning import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor
-from lightning.pytorch.loggers import CSVLogger, TensorBoardLogger
 
 from tame.attention.loss import AttentionLoss
+from tame.callbacks.explanations import ExplanationLogger
 from tame.callbacks.metrics import AverageDropIncrease
 from tame.training.build import Training
 from tame.training.folder import begin, is_main, last_checkpoint, read
 from tame.training.history import History
 from tame.training.interrupts import Interrupted, Interrupts
 from tame.training.last_checkpoint import AtomicCheckpoints, BestCheckpoint, LastCheckpoint
+from tame.training.loggers import build_loggers
 from tame.training.module import AttentionModule
 from tame.training.plan import TrainingPlan
+from tame.training.progress import ProgressBar, is_verbose, quiet_lightning
 
 MONITOR = "val/rank/AD_50"
 """Logged value whose smallest epoch is the best."""
@@ -62,20 +65,14 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
     resume_from = begin(training)
     if plan.choices.epochs == 0:
         return Fitted(_seconds(training), history, None, is_main())
-    with Interrupts(alone=plan.hardware.processes == 1) as interrupts:
+    with quiet_lightning(), Interrupts(alone=plan.hardware.processes == 1) as interrupts:
         best = BestCheckpoint(last_checkpoint(plan).parent, monitor)
         last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
-        watching = [
-            history,
-            training.unreadable,
-            best,
-            last,
-            LearningRateMonitor("step"),
-            *_validation(plan),
-            *callbacks,
-        ]
-        trainer = _trainer(plan, watching, measure_start=resume_from is None)
+        own = [history, training.unreadable, best, last, *_validation(plan)]
+        trainer = _trainer(training, [*own, *callbacks], measure_start=resume_from is None)
         interrupts.of(trainer)
+        for each in trainer.loggers:
+            each.log_hyperparams(plan.hyperparameters())
         try:
             trainer.fit(_module(training), training.data, ckpt_path=resume_from, weights_only=True)
         except (Interrupted, Exception) as error:
@@ -94,30 +91,44 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
 def _how_to_continue(training: Training) -> str:
     if not (found := read(training)):
         return "interrupted before a step could be saved; the same command starts again"
-    same = "the same command" if training.plan.resume else "the same command with resume true"
+    same = "the same command" if training.plan.output.resume else "the same command with resume true"
     return f"interrupted, {found.steps} of {training.steps} steps are saved; {same} continues from there"
 
 
+class _Pictures(ExplanationLogger):
+    """Draws three images of each validation, without those that cannot be read."""
+
+    def on_validation_batch_start(self, trainer: Trainer, pl_module: LightningModule, batch: Any, *args: Any) -> None:
+        """Keep the batch's images."""
+        if len(batch["image"]):
+            super().on_validation_batch_start(trainer, pl_module, batch, *args)
+
+
 def _validation(plan: TrainingPlan) -> list[Callback]:
-    """Return the callbacks that measure AD and IC of the explanations after each epoch."""
-    return [AverageDropIncrease(scalings=("minmax", "rank"), masking=plan.choices.masking)]
+    """Return the callbacks that measure AD and IC of the explanations after each epoch, and draw some."""
+    measured = AverageDropIncrease(scalings=("minmax", "rank"), masking=plan.choices.masking)
+    can_be_drawn = plan.classifier.spec.preprocessing.channels in (1, 3)
+    return [measured, _Pictures(n=3)] if can_be_drawn else [measured]
 
 
-def _trainer(plan: TrainingPlan, callbacks: list[Callback], measure_start: bool) -> Trainer:
-    hardware, index = plan.hardware, plan.device.index
-    csv_log = CSVLogger(plan.folder, "logs")  # a new version per start: a resumed run keeps its earlier log
+def _trainer(training: Training, callbacks: list[Callback], measure_start: bool) -> Trainer:
+    plan, hardware = training.plan, training.plan.hardware
+    index, loggers = plan.device.index, build_loggers(plan.output.loggers, plan.folder)
+    callbacks = callbacks + ([LearningRateMonitor("step")] if loggers else [])
     return Trainer(
         **plan.trainer_arguments(),
         devices=[index] if index and hardware.devices == 1 else hardware.devices,
         num_nodes=hardware.num_nodes,
         strategy=hardware.strategy,
         max_epochs=plan.choices.epochs,
-        callbacks=callbacks,
-        logger=[csv_log, TensorBoardLogger(plan.folder, "logs", csv_log.version)],
+        callbacks=callbacks + ([ProgressBar()] if plan.output.progress else []),
+        logger=loggers,
         num_sanity_val_steps=-1 if measure_start else 0,
         plugins=[AtomicCheckpoints()],
         default_root_dir=plan.folder,
-        log_every_n_steps=10,
+        log_every_n_steps=max(1, min(10, training.steps // 20)),
+        enable_progress_bar=plan.output.progress,
+        enable_model_summary=is_verbose(),
     )
 
 

@@ -22,7 +22,20 @@ from tame.utils.io import check_same_settings, read_json, write_json
 logger = logging.getLogger("tame")
 
 _SETTINGS = "settings.json"
-FILES = (TENSORS, METADATA, "config.json", _SETTINGS, TRAIN_LIST, VAL_LIST, "last/", "lightning/", "logs/")
+CURVES = "training.png"
+FILES = (
+    TENSORS,
+    METADATA,
+    "config.json",
+    _SETTINGS,
+    TRAIN_LIST,
+    VAL_LIST,
+    CURVES,
+    "last/",
+    "lightning/",
+    "logs/",
+    "explanations/",
+)
 """What a run writes."""
 
 
@@ -59,7 +72,7 @@ def begin(training: Training) -> Path | None:
     """
     plan = training.plan
     found, settings = None, plan.settings()
-    if plan.resume and any(file.is_file() for file in _checkpoints(plan)):
+    if plan.output.resume and any(file.is_file() for file in _checkpoints(plan)):
         check_same_settings(plan.folder / _SETTINGS, settings)
         found = read(training)
     if found:

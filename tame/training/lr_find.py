@@ -27,13 +27,25 @@ from tame.training.images import TrainingImages
 from tame.training.module import AttentionModule
 from tame.training.optim import build_optimizer
 from tame.training.plan import Hardware, Output, resolve
+from tame.training.progress import quiet_lightning
 from tame.training.recipe import Recipe
 from tame.training.train import train
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
 from tame.visualize import learning_rate_curve
 
-WITHOUT = ("lr", "epochs", "limit_val_images", "devices", "num_nodes", "strategy", "out", "resume")
+WITHOUT = (
+    "lr",
+    "epochs",
+    "limit_val_images",
+    "devices",
+    "num_nodes",
+    "strategy",
+    "out",
+    "logger",
+    "resume",
+    "progress",
+)
 """Arguments of `tame.train` that do not matter to a range test."""
 
 _FEWEST_STEPS = 10
@@ -148,7 +160,7 @@ def range_test(training: Training, rates: LrRange) -> LrCurve:
         masking=plan.choices.masking,
         seed=plan.seed,
     )
-    with TemporaryDirectory() as folder:  # the tuner saves the mechanism there
+    with quiet_lightning(), TemporaryDirectory() as folder:  # the tuner saves the mechanism there
         trainer = Trainer(
             default_root_dir=folder,
             max_epochs=-1,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal, get_args
@@ -17,6 +17,7 @@ from tame.checkpoints.native import TENSORS, describe
 from tame.classifier import FrozenClassifier
 from tame.presets import Preset
 from tame.training.images import TrainingImages, TrainingLists
+from tame.training.loggers import LoggerName, check_loggers
 from tame.training.recipe import Recipe
 from tame.types import Precision
 from tame.utils.checks import InputError
@@ -76,12 +77,22 @@ class Output:
     Attributes:
         out: The folder; None: ``default``.
         resume: Whether to resume an interrupted run; a finished one is then refused.
+        loggers: Names of loggers, see `tame.training.loggers`.
+        progress: Whether a progress bar is shown.
         default: The folder where none is named; ``{backbone}`` is the classifier's name.
+
+    Raises:
+        InputError: For loggers that cannot be used.
     """
 
     out: str | Path | None = None
     resume: bool = True
+    loggers: Sequence[LoggerName] = ("none",)
+    progress: bool = False
     default: str = "runs/{backbone}"
+
+    def __post_init__(self) -> None:
+        check_loggers(self.loggers)
 
     def folder(self, backbone: str) -> Path:
         """Return the folder.
@@ -113,7 +124,7 @@ class TrainingPlan:
         seed: Seed of everything random.
         device: Device of the classifier, which is the device of the run.
         folder: Where the run writes.
-        resume: Whether to resume an interrupted run in that folder.
+        output: What is written besides, and whether to resume an interrupted run in that folder.
         config: Arguments of the command that repeats the run.
     """
 
@@ -128,7 +139,7 @@ class TrainingPlan:
     seed: int
     device: torch.device
     folder: Path
-    resume: bool
+    output: Output
     config: Mapping[str, Any]
 
     def trainer_arguments(self) -> dict[str, Any]:
@@ -138,6 +149,12 @@ class TrainingPlan:
             "precision": resolve_precision(self.hardware.precision, self.device.type, training=True),
             "gradient_clip_val": self.clip or None,
         }
+
+    def hyperparameters(self) -> dict[str, Any]:
+        """Return what loggers note of the run: its arguments, and all choices that they stand for."""
+        made = {"attention": self.attention, "layers": list(self.classifier.layers), "images": len(self.lists.train)}
+        choices = {name: value for name, value in asdict(self.choices).items() if name != "name"}  # that is preset
+        return {**self.config, **choices, **made}
 
     def settings(self) -> dict[str, Any]:
         """Return the provenance of the run that is known before it starts; a resumed run has to agree with it."""
@@ -174,7 +191,11 @@ def resolve(
     classifier = as_classifier(classifier)
     device, folder = classifier.mean.device, output.folder(classifier.spec.name)
     hardware.check_on(device.type)
-    config = _config(classifier, images, recipe, hardware) | {"seed": seed, "resume": output.resume}
+    config = _config(classifier, images, recipe, hardware) | {
+        "seed": seed,
+        "logger": list(output.loggers),
+        "resume": output.resume,
+    }
     if output.out is not None:
         config["out"] = str(output.out)
     lists = images.find(classifier.spec.num_classes, seed)
@@ -193,7 +214,7 @@ def resolve(
         seed=seed,
         device=device,
         folder=folder,
-        resume=output.resume,
+        output=output,
         config=config,
     )
 

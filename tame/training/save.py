@@ -18,8 +18,9 @@ from tame.checkpoints.native import save_attention
 from tame.explainers.learned import LearnedExplainer, method_of
 from tame.training.build import Training
 from tame.training.fit import Fitted
-from tame.training.folder import last_checkpoint
+from tame.training.folder import CURVES, last_checkpoint
 from tame.training.last_checkpoint import previous_of
+from tame.visualize import training_curves
 
 logger = logging.getLogger("tame")
 
@@ -61,6 +62,9 @@ def save(training: Training, fitted: Fitted) -> TrainedRun:
         details["unreadable"] = unreadable
     finished = _finished(model)
     if fitted.main_process:
+        if fitted.best is not None:
+            epoch_steps = training.steps // plan.choices.epochs
+            training_curves(fitted.history.losses, validations, epoch_steps, plan.folder / CURVES)
         save_attention(plan.folder, finished, details | {"epoch": epoch})
         previous_of(last_checkpoint(plan)).unlink(missing_ok=True)
     explainer = LearnedExplainer(finished)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from tame.training.build import build
 from tame.training.fit import fit
 from tame.training.folder import run_folder
 from tame.training.images import TrainingImages
+from tame.training.loggers import LoggerName
 from tame.training.plan import Hardware, Output, Strategy, resolve
 from tame.training.recipe import InitKind, Recipe, TrainableKind
 from tame.training.save import TrainedRun, save
@@ -50,14 +52,17 @@ def train(
     seed: int = 0,
     normalised: bool = False,
     out: str | Path | None = None,
+    logger: Sequence[LoggerName] = ("csv", "tensorboard"),
     resume: bool = True,
+    progress: bool = True,
 ) -> TrainedRun:
     """Train an attention mechanism that explains a classifier; the classifier itself does not change.
 
     After each epoch AD and IC are measured on the validation images; the epoch with the smallest AD of half of the
     pixels (``val/rank/AD_50``) is the best one. The folder of the run contains the mechanism of the best epoch
     (``attention.safetensors``, ``metadata.json``), that of the last epoch (``last/``), Lightning's checkpoints
-    (``lightning/``), logs (``logs/``), the image lists (``train.txt``, ``validation.txt``), and ``config.json``: the
+    (``lightning/``), logs and pictures of three explanations (``logs/``), the course of loss, AD and IC
+    (``training.png``), the image lists (``train.txt``, ``validation.txt``), and ``config.json``: the
     arguments that repeat the run.
 
     A Dataset returns an image, ``(image, label)``, or a dict with ``image``, by index. PIL images and uint8 are resized
@@ -103,7 +108,10 @@ def train(
         normalised: Whether the float tensors of a Dataset or DataLoader are normalised by the classifier's mean and
             std; otherwise they are in [0, 1].
         out: Folder of the run; default: runs/BACKBONE.
+        logger: Loggers: csv and tensorboard write into the folder of the run; wandb and mlflow need their packages, and
+            are configured by their environment variables; none logs nothing.
         resume: Resume an interrupted run in that folder, and refuse to overwrite a finished one; false starts over.
+        progress: Whether a progress bar is shown.
 
     Returns:
         The folder of the run (a checkpoint), the trained explainer (a method of `tame.explain`), and its validation
@@ -153,7 +161,7 @@ def train(
     hardware = Hardware(
         devices=devices, num_nodes=num_nodes, strategy=strategy, precision=precision, num_workers=num_workers
     )
-    plan = resolve(classifier, images, recipe, hardware, seed, Output(out, resume))
+    plan = resolve(classifier, images, recipe, hardware, seed, Output(out, resume, logger, progress))
     training = build(plan)
     with run_folder(plan):
         return save(training, fit(training))

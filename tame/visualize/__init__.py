@@ -3,6 +3,7 @@
 from tame.visualize.curves import PANELS, RoadCurves, road_curves
 from tame.visualize.learning_rate import learning_rate_curve
 from tame.visualize.pictures import Box, figure, grid, overlay, pixel_box
+from tame.visualize.training import training_curves
 
 __all__ = [
     "PANELS",
@@ -14,4 +15,5 @@ __all__ = [
     "overlay",
     "pixel_box",
     "road_curves",
+    "training_curves",
 ]

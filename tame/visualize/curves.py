@@ -84,7 +84,7 @@ def road_curves(curves: RoadCurves, path: str | Path) -> tuple[Path, Path]:
     panels = page.subplots(2, 2, sharex=True)
     for axes, (name, labels) in zip(panels.flat, PANELS.items(), strict=True):
         _draw(axes, curves, name)
-        _dress(axes, *labels)
+        dress(axes, *labels)
     for axes in panels[1]:
         axes.set_xlabel("removed pixels (%)", fontsize=9.5, color=_INK)
     if curves.title:
@@ -141,7 +141,8 @@ def styles() -> Iterator[dict[str, Any]]:
         }
 
 
-def _dress(axes: Axes, title: str, label: str) -> None:
+def dress(axes: Axes, title: str, label: str) -> None:
+    """Give a panel its title, the label of its vertical axis, and the looks of all curves."""
     axes.set_title(title, fontsize=10.5, color=_INK)
     axes.set_ylabel(label, fontsize=9.5, color=_INK)
     axes.set_facecolor("white")

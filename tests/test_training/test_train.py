@@ -108,7 +108,7 @@ def test_what_a_run_leaves(run_toy):
     out = run.folder
     assert sorted(path.name for path in out.iterdir()) == [
         ".tame-files.json", "attention.safetensors", "config.json", "last", "lightning", "logs", "metadata.json",
-        "settings.json", "train.txt", "validation.txt",
+        "settings.json", "train.txt", "training.png", "validation.txt",
     ]  # fmt: skip
     best, last = (read_metadata(folder) for folder in (out, out / "last"))
     assert (run.metrics, run.initial_metrics, run.epoch) == (best["metrics"], best["initial_metrics"], best["epoch"])
@@ -212,7 +212,7 @@ def test_the_configuration_has_what_was_given(run_toy, photographs, tmp_path):
         "backbone": "toy_cnn", "layers": ["stage2"], "data": str(photographs), "preset": "tame",
         "attention": "lcam-img", "init_images": 8, "epochs": 1, "batch_size": 4, "lr": 0.05, "devices": 1,
         "max_bad_images": 0.01, "num_nodes": 1, "strategy": "auto", "precision": "auto", "num_workers": 0, "seed": 0,
-        "resume": True, "out": str(tmp_path / "run"),
+        "logger": ["csv", "tensorboard"], "resume": True, "out": str(tmp_path / "run"),
     } | ({"device": "cpu"} if torch.cuda.is_available() else {})  # fmt: skip
 
 
@@ -256,8 +256,13 @@ def test_the_configuration_repeats_the_run(run_toy, tmp_path, choices):
         ({"limit_images": 0}, "expected limit_images of at least 1, got 0"),
         ({"limit_val_images": -3}, "expected limit_val_images of at least 1, got -3"),
         ({"per_label": 0}, "expected per_label of at least 1, got 0"),
-        ({"max_bad_images": 1.5}, "expected max_bad_images, a fraction, from 0 to 1, got 1.5"),
-        ({"max_bad_images": float("nan")}, "expected max_bad_images, a fraction, from 0 to 1, got nan"),
+        ({"max_bad_images": 1.5}, "expected max_bad_images, a fraction of the images, from 0 to 1, got 1.5"),
+        ({"max_bad_images": float("nan")}, "expected max_bad_images, a fraction of the images, from 0 to 1, got nan"),
+        (
+            {"logger": ["cvs"]},
+            r"expected logger, one or several of csv, tensorboard, wandb, mlflow, none, got \['cvs'\]",
+        ),
+        ({"logger": ["csv", "none"]}, "expected logger none alone, got csv, none"),
         ({"lr": -3.0}, "expected lr above 0, got -3"),
         ({"epochs": 10**12}, "expected epochs of at most 2147483647, got 1000000000000"),
         ({"clip": float("nan")}, "expected clip of at least 0, got nan"),
