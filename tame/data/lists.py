@@ -13,8 +13,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from tame.utils.checks import InputError
-from tame.utils.io import replacing
+from tame.utils.checks import InputError, shown
+from tame.utils.io import write_text
 
 NO_LABEL = "?"  # marks an unknown label in a list file
 _LABEL = re.compile(r"\?|-?[0-9]+")
@@ -61,7 +61,7 @@ def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -
         number, path = lines[missing[0]][0], entries[missing[0]].path
         what = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112 - is false for a name that is too long
         raise InputError(
-            f"{list_file}, line {number}: expected the image {path}, which {what} "
+            f"{list_file}, line {number}: expected the image {shown(path)}, which {what} "
             f"({len(missing)} of {len(entries)} images are missing in {image_root})"
         )
     return _each_once(entries, [number for number, _ in lines], list_file)
@@ -81,7 +81,7 @@ def _each_once(entries: Sequence[ImageEntry], numbers: Sequence[int], list_file:
             kept[before] = ImageEntry(kept[before].path, label)
         elif label not in (None, kept[before].label):
             raise InputError(
-                f"{list_file}, line {numbers[position]}: expected one label for each image, got {path} with "
+                f"{list_file}, line {numbers[position]}: expected one label for each image, got {shown(path)} with "
                 f"the labels {kept[before].label} (line {numbers[before]}) and {label}"
             )
     if repeated:
@@ -99,9 +99,11 @@ def _numbered_lines(list_file: Path) -> list[tuple[int, str]]:
     if not list_file.is_file():
         raise InputError(f"expected a list of images, got {list_file}, which is not a file")
     try:
-        text = list_file.read_text(encoding="utf-8-sig")
-    except (OSError, UnicodeDecodeError) as error:
-        raise InputError(f"expected a list of images in UTF-8, cannot read {list_file}: {error}") from error
+        text = list_file.read_text(encoding="utf-8-sig", errors="surrogateescape")  # names may be any bytes
+    except OSError as error:
+        raise InputError(f"expected a list of images, cannot read {shown(list_file)}: {error}") from error
+    if text.startswith(("\udcff\udcfe", "\udcfe\udcff")):
+        raise InputError(f"expected a list of images in UTF-8, got {shown(list_file)} in UTF-16")
     lines = [(number, line.strip()) for number, line in enumerate(text.split("\n"), start=1)]
     lines = [(number, line) for number, line in lines if line]
     if not lines:
@@ -267,8 +269,7 @@ def list_hash(entries: Sequence[ImageEntry], image_root: str | Path) -> str:
 
 def write_list(path: str | Path, entries: Sequence[ImageEntry], image_root: str | Path) -> None:
     """Write a list in the format of `read_list`; the file is written atomically."""
-    with replacing(path) as temporary:
-        temporary.write_text(_as_text(entries, image_root), encoding="utf-8")
+    write_text(Path(path), _as_text(entries, image_root))
 
 
 def _as_text(entries: Sequence[ImageEntry], image_root: str | Path) -> str:

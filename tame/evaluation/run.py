@@ -30,7 +30,6 @@ from tame.evaluation.records import (
 )
 from tame.evaluation.request import EvaluationRequest
 from tame.metrics import perturbations_of, settings_of
-from tame.utils.checks import shown
 from tame.utils.processes import end_with_parent
 from tame.utils.versions import versions
 
@@ -95,7 +94,7 @@ def run_evaluation(
     )
     numbers = count(len(folder.parts(process.rank)))
     process.wait()  # all have seen what is done before any of them adds to it
-    title, quiet = shown(provenance.get("method", "evaluate")), not (settings.progress and process.rank == 0)
+    title, quiet = str(provenance.get("method", "evaluate")), not (settings.progress and process.rank == 0)
     with torch.inference_mode(), tqdm(loader, title, unit="batch", disable=quiet) as bar:
         for batch in bar:
             if process.rank == 0 and not folder.knows_work:

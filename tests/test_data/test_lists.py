@@ -79,9 +79,21 @@ def test_absent_and_binary_lists(root):
     with pytest.raises(InputError, match=r"expected a list of images, got .*none\.txt, which is not a file"):
         read_list(root / "none.txt", root, 10)
     path = root / "binary.txt"
-    path.write_bytes(b"\xff\xd8\xff\xe0")
-    with pytest.raises(InputError, match=r"expected a list of images in UTF-8, cannot read .*binary\.txt"):
+    path.write_bytes("a.jpg 0\n".encode("utf-16"))
+    with pytest.raises(InputError, match=r"expected a list of images in UTF-8, got .*binary\.txt in UTF-16"):
         read_list(path, root, 10)
+    for content in (b"\xff\xd8\xff\xe0", b"\xff\xd8\xff\xe0\x00\x10JFIF"):
+        path.write_bytes(content)
+        with pytest.raises(InputError, match=r"line 1: expected .*udcff.udcd8.udcff.udce0"):
+            read_list(path, root, 10)
+
+
+def test_names_that_are_not_utf8_are_read_as_they_are(root):
+    name = os.fsdecode(b"caf\xe9.jpg")
+    (root / name).write_bytes(b"x")
+    path = root.parent / "list.txt"
+    path.write_bytes(b"caf\xe9.jpg 3\na.jpg 1\n")
+    assert read_list(path, root, 4) == [ImageEntry(root / name, 3), ImageEntry(root / "a.jpg", 1)]
 
 
 ENTRIES = [ImageEntry(Path(f"{index:03}.jpg"), index % 7) for index in range(100)]
