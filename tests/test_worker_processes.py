@@ -62,7 +62,7 @@ def test_the_workers_of_every_loader_end_with_their_parent() -> None:
         for node in ast.walk(ast.parse(file.read_text(encoding="utf-8")))
         if isinstance(node, ast.Call) and ast.unparse(node.func).endswith("Loader")
     ]
-    assert {name for name, _ in calls} >= {"datamodule.py", "run.py", "write.py"}
+    assert {name for name, _ in calls} >= {"datamodule.py", "run.py", "image_files.py"}
     for name, call in calls:
         given = [ast.unparse(keyword) for keyword in call.keywords]
         assert any(text.startswith(("worker_init_fn=end_with_parent", "**_worker_options(")) for text in given), name

@@ -17,7 +17,7 @@ def run(arguments: Arguments) -> int:
     found = compare(classifier=classifier, **arguments.of(compare, evaluate))
     if found.attrs["main_process"]:
         print(found.attrs["table"])
-        print(shown(f"Tables, curves and the runs are in {found.attrs['folder']}"))
+        print(f"Tables, curves and the runs are in {shown(found.attrs['folder'])}")
     return 0
 
 

@@ -24,7 +24,7 @@ def run(arguments: Arguments) -> int:
         (folder,) = found.attrs["folders"].values()
         print(table([folder]))
         print(_classifier_and_time(read_run(folder).attrs["summary"]))
-        print(shown(f"A row per image and the summary are in {folder}"))
+        print(f"A row per image and the summary are in {shown(folder)}")
     return 0
 
 

@@ -62,7 +62,7 @@ def read_list(list_file: str | Path, image_root: str | Path, num_classes: int) -
         number, path = lines[missing[0]][0], entries[missing[0]].path
         what = "is a folder" if os.path.isdir(path) else "does not exist"  # noqa: PTH112 - is false for a name that is too long
         raise InputError(
-            f"{list_file}, line {number}: expected the image {path}, which {what} "
+            f"{list_file}, line {number}: expected the image {shown(path)}, which {what} "
             f"({len(missing)} of {len(entries)} images are missing in {image_root})"
         )
     return _each_once(entries, [number for number, _ in lines], list_file)
@@ -82,7 +82,7 @@ def _each_once(entries: Sequence[ImageEntry], numbers: Sequence[int], list_file:
             kept[before] = ImageEntry(kept[before].path, label)
         elif label not in (None, kept[before].label):
             raise InputError(
-                f"{list_file}, line {numbers[position]}: expected one label for each image, got {path} with "
+                f"{list_file}, line {numbers[position]}: expected one label for each image, got {shown(path)} with "
                 f"the labels {kept[before].label} (line {numbers[before]}) and {label}"
             )
     if repeated:

@@ -137,6 +137,7 @@ class _Run:
         fresh = [position for position in images if position not in rows]
         explained = explain_batch([images[position] for position in fresh], self.methods, self.classes)
         for position, found in zip(fresh, explained, strict=True):
+            self.entries.pop(position, None)  # of damaged files
             if entries := self._write(position, found):
                 rows[position], self.entries[position] = found, entries
         self.journal.add({position: self.entries[position] for position in fresh if position in rows})

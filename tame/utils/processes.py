@@ -39,8 +39,8 @@ def noticing_ended_workers() -> Iterator[None]:
     """
     try:
         yield
-    except RuntimeError as error:
-        if "DataLoader worker" not in str(error):
+    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter while it was sending
+        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
             raise
         raise InputError(
             "a process that reads images was ended, perhaps for lack of memory; what is done is kept. Run the same "

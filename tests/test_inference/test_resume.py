@@ -165,6 +165,17 @@ def test_a_damaged_map_of_an_interrupted_run_with_grids_is_explained_again(run: 
     assert content("out") == content("whole")
 
 
+def test_an_image_of_a_damaged_map_that_cannot_be_drawn_any_more_is_only_a_failure(
+    run: Callable[..., ExplainReport], noise_files: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        run(Counting(bright, 1), dark)
+    next(Path("out", "method1").glob("0.*.npy")).write_bytes(b"")
+    monkeypatch.setattr("tame.inference.write.draw_explanations", lambda row: 1 / 0)
+    report = run(bright, dark)
+    assert report.entries == [] and [failure.file for failure in report.failures] == list(map(str, noise_files))
+
+
 @pytest.mark.parametrize("size", SIZES[::3])
 def test_a_full_disk_loses_nothing_and_the_same_call_goes_on(run: Callable[..., ExplainReport], size: int) -> None:
     whole = run(bright, out="whole")

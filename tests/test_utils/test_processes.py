@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 
 import tame
+from tame.utils.checks import InputError
+from tame.utils.processes import noticing_ended_workers
 
 SCRIPT = """
 import multiprocessing, time
@@ -58,3 +60,14 @@ def test_workers_end_with_a_killed_parent_whatever_they_are_sending(tmp_path: Pa
             assert not any(map(runs, workers))
         finally:
             os.killpg(parent.pid, signal.SIGKILL)
+
+
+@pytest.mark.parametrize(
+    "error",
+    [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), ConnectionResetError(), EOFError()],
+)
+def test_an_ended_worker_is_one_sentence_whenever_it_ended(error: Exception) -> None:
+    with pytest.raises(InputError, match="a process that reads images was ended"), noticing_ended_workers():
+        raise error
+    with pytest.raises(RuntimeError, match="another"), noticing_ended_workers():
+        raise RuntimeError("another")
