@@ -7,7 +7,8 @@ import logging
 import os
 import re
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from tame.cli.commands import ALIASES, COMMANDS, load_command
@@ -33,23 +34,31 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit status: 0 well; 1 some files failed, or could not be written; 2 unusable input; 130 interrupted; 141
         nobody reads the output; 143 terminated.
     """
-    for stream in (sys.stdout, sys.stderr):
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name) or Path(os.devnull).open("w")  # noqa: SIM115 - for the rest of the process
         if isinstance(stream, io.TextIOWrapper):  # names may have characters that the terminal's encoding lacks
             stream.reconfigure(errors="backslashreplace")
-    arguments = list(sys.argv[1:] if arguments is None else arguments)
-    name = arguments[0] if arguments else "--help"
+        setattr(sys, name, stream)
+    line = list(sys.argv[1:] if arguments is None else arguments)
+    if line and (line[0] in COMMANDS or line[0] in ALIASES):
+        return run_command(line[0], line[1:])
+    speaker = f"tame {line[0]}" if line and line[0] in _COMPLETION else "tame"
+    return _outcome(speaker, lambda: _without_command(line))
+
+
+def _without_command(line: list[str]) -> int:
+    name = line[0] if line else "--help"
     if name in ("-h", "--help", "help"):
         print(_overview())
-        return 0
-    if name == "--version":
+    elif name == "--version":
         print(f"tame {VERSION}")
-        return 0
-    if name in _COMPLETION:
-        return _print_completion(arguments[1:])
-    if name not in COMMANDS and name not in ALIASES:
-        print(f"tame: unknown command {name!r}; expected one of {', '.join(COMMANDS)}", file=sys.stderr)
-        return 2
-    return run_command(name, arguments[1:])
+    elif name in _COMPLETION:
+        from tame.cli.completion import completion_script
+
+        print(completion_script(*line[1:]))
+    else:
+        raise InputError(f"unknown command {name!r}; expected one of {', '.join(COMMANDS)}")
+    return 0
 
 
 def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any] | None = None) -> int:
@@ -66,28 +75,53 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
     """
     _log(logging.INFO)
     keep_memory()
-    command = None
-    try:
+    kept: list[str] = []
+
+    def call() -> int:
         command = load_command(name)
-        status = _run(command, name, arguments, defaults or {})
+        kept.append(command.kept)
+        return _run(command, name, arguments, defaults or {})
+
+    return _outcome(f"tame {name}", call, kept)
+
+
+def _outcome(speaker: str, call: Callable[[], int], kept: Sequence[str] = ()) -> int:
+    """Return the exit status of a call, and say in one line what ended it.
+
+    Args:
+        speaker: Start of that line.
+        call: Returns the exit status if nothing ends it.
+        kept: What is left where it was interrupted, or could not write.
+    """
+    try:
+        status = call()
         sys.stdout.flush()  # an error of the last lines is still told
         return status
     except InputError as error:
-        status, problem, kept = 2, str(error), ""
+        status, problem, kept = 2, str(error), ()
     except KeyboardInterrupt as interruption:
-        status, problem, kept = 130, str(interruption) or "interrupted", command.kept if command else ""
+        status, problem = 130, str(interruption) or "interrupted"
     except Terminated as termination:
-        status, problem, kept = 143, str(termination), command.kept if command else ""
+        status, problem = 143, str(termination)
     except BrokenPipeError:
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # Python flushes it once more at its end
+        _forget_output()
         return 141
     except (OSError, MemoryError, RuntimeError) as error:
         found = _system_error(error)
         if found is None:
             raise
-        status, problem, kept = 1, found, command.kept if command else ""
-    print(f"tame {name}: {shown('; '.join(filter(None, [problem, kept])))}", file=sys.stderr)
+        status, problem = 1, found
+    print(f"{speaker}: {shown('; '.join(filter(None, [problem, *kept])))}", file=sys.stderr)
+    try:
+        sys.stdout.flush()
+    except OSError:
+        _forget_output()
     return status
+
+
+def _forget_output() -> None:
+    """Write what is left of the output nowhere: Python flushes it once more at its end."""
+    os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(command: Command, name: str, arguments: Sequence[str], defaults: Mapping[str, Any]) -> int:
@@ -115,17 +149,6 @@ def _system_error(error: Exception) -> str | None:
 
 def _log(level: int) -> None:
     logging.basicConfig(level=level, format="%(message)s", stream=sys.stderr, force=True)
-
-
-def _print_completion(arguments: list[str]) -> int:
-    from tame.cli.completion import completion_script
-
-    try:
-        print(completion_script(*arguments))
-    except InputError as error:
-        print(f"tame {_COMPLETION[0]}: {error}", file=sys.stderr)
-        return 2
-    return 0
 
 
 def _overview() -> str:

@@ -68,7 +68,7 @@ def nearest(name: str, known: Iterable[str]) -> str:
 
 def _unknown(rest: str, known: list[str], positional: str | None, kinds: Mapping[str, Any]) -> str:
     """Return what is wrong with arguments that no option takes."""
-    first = rest.split()[0].partition("=")[0]
+    first = next(iter(rest.split()), "").partition("=")[0]
     if first.startswith("-"):
         spelled = [text for text in known if "_" in first or "_" not in text]  # as the user spells them
         return f"unknown option {first}{nearest(first, spelled)}"

@@ -21,6 +21,7 @@ from tame.evaluation.processes import Process
 from tame.evaluation.records import SUMMARY, Summary, read_summary
 from tame.evaluation.request import EvaluationRequest
 from tame.metrics import perturbations_of, settings_of
+from tame.utils.checks import shown
 from tame.utils.processes import end_with_parent
 from tame.utils.versions import versions
 

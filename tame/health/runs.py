@@ -81,8 +81,8 @@ def _evaluation(folder: Path) -> Iterator[Finding]:
     except InputError as error:
         yield _problem(folder, str(error), _AGAIN)
         return
-    except (AttributeError, KeyError, TypeError) as error:  # settings or columns are missing
-        yield _problem(folder, f"{SUMMARY} and {ROWS} do not belong together: {error} is missing", _AGAIN)
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # settings or columns are missing
+        yield _problem(folder, f"{SUMMARY} and {ROWS} do not belong together: {error}", _AGAIN)
         return
     numbers = sorted(run.rows.columns.get("index", np.array([math.nan])))
     if numbers != list(range(len(run.rows.files))):
@@ -109,7 +109,7 @@ def _interrupted_evaluation(folder: Path) -> Iterator[Finding]:
             done += len(read_rows(part).columns["index"])
         except InputError as error:
             broken.append(str(error))
-        except KeyError:
+        except (KeyError, ValueError):
             broken.append(f"{part} holds no rows of an evaluation")
     if broken or _json(folder / _SETTINGS) is None:
         yield _problem(folder, broken[0] if broken else f"{_SETTINGS} is missing or damaged", _AGAIN)

@@ -176,10 +176,18 @@ def test_messages_are_one_line_without_commands_for_the_terminal(run_raising):
     assert (status, errors) == (2, "tame evaluate: cannot read a\\x1b[31m\\u202e.jpg:\\n\\tno image\n")
 
 
-def test_nobody_reads_the_output():
-    line = f"set -o pipefail; {sys.executable} -m tame list methods | true"
-    done = subprocess.run(["bash", "-c", line], capture_output=True, text=True, check=False, cwd=REPOSITORY)
-    assert (done.returncode, done.stderr) == (141, "")
+@pytest.mark.parametrize(
+    ("line", "status", "message"),
+    [
+        ("--help | true", 141, ""),
+        ("--help > /dev/full", 1, "tame: No space left on device\n"),
+        ("--version >&-", 0, ""),
+    ],
+)
+def test_output_that_nobody_reads_or_that_has_no_space(line, status, message):
+    shell = ["bash", "-c", f"set -o pipefail; {sys.executable} -m tame {line}"]
+    done = subprocess.run(shell, capture_output=True, text=True, check=False, cwd=REPOSITORY)
+    assert (done.returncode, done.stderr) == (status, message)
 
 
 def test_names_that_the_terminal_cannot_show(monkeypatch):

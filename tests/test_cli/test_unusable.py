@@ -185,6 +185,8 @@ def test_other_commands_with_unusable_input(tame, tmp_path, arguments, message):
         (["train", "--mean", "0.5,x"], "expected --mean of numbers between commas, got '0.5,x'"),
         (["train", "--epochs"], "expected a value after --epochs"),
         (["train", "photos/"], "unexpected argument 'photos/': every value needs its option"),
+        (["train", ""], "unexpected argument '': every value needs its option"),
+        (["inspect", "resnet18", ""], "unexpected argument '': expected one MODEL"),
         (["train", "--target", "281"], "unknown option --target"),
         (["lr-find", "--epochs", "3"], "unknown option --epochs"),
         (["explain", "--device", "gpu"], "expected --device auto, cpu, cuda or mps, got 'gpu'"),
