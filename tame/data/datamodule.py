@@ -10,24 +10,11 @@ from lightning import LightningDataModule
 from torch.utils.data import DataLoader, Dataset
 
 from tame.classifier import Preprocessing
-from tame.data.dataset import EpochSampler, ImageListDataset, Sample
+from tame.data.dataset import EpochSampler, Sample
 from tame.data.lists import ImageEntry
-from tame.data.transforms import CROP_KINDS, Crop, CropKind
-from tame.data.user_images import UserDataset, UserImages
+from tame.data.transforms import CROP_KINDS, CropKind
+from tame.data.user_images import UserImages, open_images
 from tame.utils.checks import InputError
-
-
-def open_images(
-    entries: Sequence[ImageEntry],
-    preprocessing: Preprocessing,
-    crop: CropKind = "centre",
-    seed: int = 0,
-    user_images: UserImages | None = None,
-) -> ImageListDataset | UserDataset:
-    """Return the dataset of listed images, which are files or in the user's own dataset."""
-    if user_images is None:
-        return ImageListDataset(entries, Crop.of(preprocessing, crop), seed)
-    return UserDataset(user_images, entries, preprocessing, crop, seed)
 
 
 def image_loader(dataset: Dataset[Sample], batch_size: int, num_workers: int = 0) -> DataLoader[Sample]:

@@ -16,7 +16,8 @@ from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
 from tame.classifier.gradients import class_gradients
 from tame.data import draw
-from tame.data.datamodule import ImageListDataModule, image_loader, open_images
+from tame.data.datamodule import ImageListDataModule, image_loader
+from tame.data.user_images import open_images
 from tame.training.plan import TrainingPlan
 from tame.utils.checks import InputError
 
