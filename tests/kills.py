@@ -239,10 +239,10 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     lists = ["--train-list", str(folder / "train.txt"), "--val-list", str(folder / "val.txt")]
     every = [*network, *data, "--list", str(folder / "all.txt"), "--batch-size", "3"]
     return {
-        "train": [*network, *data, *lists, *"--epochs 2 --batch-size 2 --init-images 4".split()],
+        "train": [*network, *data, *lists, *["--epochs", "2", "--batch-size", "2", "--init-images", "4"]],
         "evaluate": [*every, "--method", "gradcam"],
         "compare": [*every, "--methods", "gradcam,centre"],
-        "explain": [str(photographs), *network, *"--method gradcam --batch-size 2".split()],
+        "explain": [str(photographs), *network, *["--method", "gradcam", "--batch-size", "2"]],
     }
 
 

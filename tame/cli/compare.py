@@ -24,7 +24,7 @@ def run(arguments: Arguments) -> int:
 COMMAND = Command(
     run=run,
     kept=RESUMES,
-    parts=(Part(compare), Part(evaluate, without=("explainers", "maps")), Part(load_classifier)),
+    parts=(Part(compare), Part(evaluate, without=("explainers", "maps", "normalised")), Part(load_classifier)),
     examples=(
         "tame compare --data photos/ --methods gradcam,rise,ttame@runs/mine --rise.masks 500",
         "tame compare --data IMAGENET --metrics ad-ic,road --limit-images 2000 --report report/",

@@ -38,7 +38,11 @@ def _classifier_and_time(summary: Mapping[str, Any]) -> str:
 COMMAND = Command(
     run=run,
     kept=RESUMES,
-    parts=(Part(evaluate, without=("explainers",)), Part(build_explainer, only=("method",)), Part(load_classifier)),
+    parts=(
+        Part(evaluate, without=("explainers", "normalised")),
+        Part(build_explainer, only=("method",)),
+        Part(load_classifier),
+    ),
     examples=(
         "tame evaluate --data photos/ --checkpoint runs/mine",
         "tame evaluate --data IMAGENET --method rise --rise.masks 4000 --metrics ad-ic,road --limit-images 2000",

@@ -14,28 +14,15 @@ from tame.classifier import Preprocessing
 from tame.data.dataset import EpochSampler, ImageListDataset, Sample, SampleKey
 from tame.data.lists import ImageEntry
 from tame.data.readable import ReadableImages, collate_readable
-from tame.data.transforms import CROP_KINDS, Crop, CropKind
-from tame.data.user_images import UserDataset, UserImages
+from tame.data.transforms import CROP_KINDS, CropKind
+from tame.data.user_images import UserDataset, UserImages, open_images
 from tame.utils.checks import InputError
 from tame.utils.limits import check_numbers
 from tame.utils.processes import end_with_parent
 
 
-def open_images(
-    entries: Sequence[ImageEntry],
-    preprocessing: Preprocessing,
-    crop: CropKind = "centre",
-    seed: int = 0,
-    user_images: UserImages | None = None,
-) -> ReadableImages:
-    """Return the dataset of listed images, which are files or in the user's own dataset."""
-    if user_images is None:
-        return ReadableImages(ImageListDataset(entries, Crop.of(preprocessing, crop), seed))
-    return ReadableImages(UserDataset(user_images, entries, preprocessing, crop, seed))
-
-
 def image_loader(
-    dataset: ImageListDataset | ReadableImages, batch_size: int, num_workers: int = 0
+    dataset: ImageListDataset | UserDataset | ReadableImages, batch_size: int, num_workers: int = 0
 ) -> DataLoader[Sample]:
     """Return a loader of the dataset's images in order, in batches (`tame.data.dataset.Batch`)."""
     collate = collate_readable if isinstance(dataset, ReadableImages) else None
@@ -114,8 +101,9 @@ class ImageListDataModule(LightningDataModule):
 
     def setup(self, stage: str | None = None) -> None:
         """Create the datasets."""
-        self.train_set = open_images(self.train, self.preprocessing, self.crop, self.seed, self.user_images)
-        self.val_set = open_images(self.val, self.preprocessing, "centre", self.seed, self.user_images)
+        train = open_images(self.train, self.preprocessing, self.crop, self.seed, self.user_images)
+        val = open_images(self.val, self.preprocessing, "centre", self.seed, self.user_images)
+        self.train_set, self.val_set = ReadableImages(train), ReadableImages(val)
 
     def train_dataloader(self) -> ResumableLoader:
         """Return shuffled training batches; a resumed run starts after the samples that it has trained on.

@@ -22,7 +22,7 @@ from torch.utils.data import (
 )
 
 from tame.classifier import Preprocessing
-from tame.data.dataset import Sample, SampleKey
+from tame.data.dataset import ImageListDataset, Sample, SampleKey
 from tame.data.images import array_to_photo, to_photo
 from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind
@@ -216,3 +216,16 @@ class UserDataset(Dataset[Sample]):
             generator = torch.Generator().manual_seed(seed)
             image = self.images.image(self.indices[index], self.preprocessing, self.kind, generator)
         return Sample(image=image, label=-1, index=index)
+
+
+def open_images(
+    entries: Sequence[ImageEntry],
+    preprocessing: Preprocessing,
+    crop: CropKind = "centre",
+    seed: int = 0,
+    user_images: UserImages | None = None,
+) -> ImageListDataset | UserDataset:
+    """Return the dataset of listed images, which are files or in the user's own dataset."""
+    if user_images is None:
+        return ImageListDataset(entries, Crop.of(preprocessing, crop), seed)
+    return UserDataset(user_images, entries, preprocessing, crop, seed)

@@ -9,10 +9,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from torch import nn
+from torch.utils.data import DataLoader, Dataset
 
 from tame.checkpoints.native import checkpoint_hash
 from tame.classifier import FrozenClassifier
-from tame.data import Crop, ImageListDataset
+from tame.data.user_images import open_images
 from tame.evaluation.map_files import MapFiles
 from tame.evaluation.prepare import MethodChoices, code_of, method_title, own_arguments, prepare
 from tame.evaluation.processes import Process
@@ -43,7 +44,7 @@ def evaluate(
     arguments: Mapping[str, Mapping[str, Any]] | None = None,
     maps: str | Path | None = None,
     preset: str = "tame",
-    data: str | Path | None = None,
+    data: str | Path | Dataset[Any] | DataLoader[Any] | None = None,
     lists: str | Path | None = None,
     list: str | Path | None = None,
     limit_images: int | None = None,
@@ -62,6 +63,7 @@ def evaluate(
     out: str | Path | None = None,
     resume: bool = True,
     progress: bool = True,
+    normalised: bool = False,
 ) -> pd.DataFrame:
     """Evaluate an explanation method.
 
@@ -79,8 +81,8 @@ def evaluate(
         maps: Folder of maps computed elsewhere, DIR/n01440764/x.npy or DIR/x.npy for the image n01440764/x.JPEG, in
             place of a method.
         preset: Preset of the metrics and methods: paper, released or tame, see `tame list presets`.
-        data: ImageNet root (with ILSVRC2012_img_val) or any folder of images; default: DATA of the environment or of
-            .env.
+        data: ImageNet root (with ILSVRC2012_img_val) or any folder of images, or a Dataset or DataLoader, whose labels
+            are not read; default: DATA of the environment or of .env.
         lists: Folder of image lists; default: LIST of the environment or of .env.
         list: List of images, a path or a name in lists; default: Evaluation.txt there, otherwise every image of the
             validation folder.
@@ -101,6 +103,8 @@ def evaluate(
             evaluations/BACKBONE.
         resume: Resume an interrupted run, and skip a finished one; false starts over.
         progress: Show a progress bar.
+        normalised: Whether the float tensors of a Dataset or DataLoader are normalised by the classifier's mean and
+            std; otherwise they are in [0, 1].
 
     Returns:
         A row per method and a column per measure, such as ``minmax/AD_100``, after the number of ``images``. Its
@@ -130,7 +134,7 @@ def evaluate(
     prepared = prepare(asked if maps is None else {}, classifier, choices, devices, num_nodes)
     request = EvaluationRequest.of(
         prepared.classifier,
-        ImageSelection(data, lists, list, limit_images, only, seed),
+        ImageSelection(data, lists, list, limit_images, only, seed, normalised),
         MetricSelection(metrics, map_scaling, masking, steps, seed),
         preset,
         RunSettings(batch_size, pass_rows, num_workers, precision, resume, progress),
@@ -161,7 +165,7 @@ def evaluation_of(
     return Evaluation(
         _explain_with(explainer),
         classifier,
-        ImageListDataset(request.images.entries, Crop.of(classifier.spec.preprocessing)),
+        open_images(request.images.entries, classifier.spec.preprocessing, user_images=request.images.user_images),
         request,
         _provenance(explainer, request),
         out,

@@ -8,9 +8,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal, NamedTuple, Self, get_args
 
+from torch.utils.data import DataLoader, Dataset
+
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.data import draw, list_hash, read_list, resolve_folders, resolve_list, walk_images
 from tame.data.lists import ImageEntry
+from tame.data.user_images import UserImages
 from tame.metrics import Metric, build_metrics
 from tame.presets import PRESETS, Preset
 from tame.types import MapScaling, MaskingKind, Precision
@@ -31,24 +34,27 @@ class ChosenImages(NamedTuple):
         files: Their names, relative to the root of the images.
         name: Name of the list, or of the folder.
         sha256: Hash of the list, see `tame.data.list_hash`.
+        user_images: The user's own dataset, in which the images are; None: they are files.
     """
 
     entries: Sequence[ImageEntry]
     files: list[str]
     name: str
     sha256: str
+    user_images: UserImages | None = None
 
 
 @dataclass(frozen=True)
 class ImageSelection:
     """Which images are evaluated, see the arguments of `tame.evaluate`."""
 
-    data: str | Path | None
+    data: str | Path | Dataset[Any] | DataLoader[Any] | None
     lists: str | Path | None
     list: str | Path | None
     limit_images: int | None
     only: Only
     seed: int
+    normalised: bool = False
 
     def choose(self, spec: BackboneSpec) -> ChosenImages:
         """Read the list, or else find every image of the validation folder, and draw from it.
@@ -56,6 +62,10 @@ class ImageSelection:
         Raises:
             InputError: For images or a list that cannot be read, or without the labels that ``only`` needs.
         """
+        if self.data is not None and not isinstance(self.data, str | Path):
+            return self._choose_in_memory(self.data)
+        if self.normalised:
+            raise InputError("expected normalised only with a Dataset or DataLoader as data: files are in [0, 1]")
         root = resolve_folders(self.data).val
         file = resolve_list(self.list, self.lists, "Evaluation.txt")
         entries = read_list(file, root, spec.num_classes) if file else walk_images(root)
@@ -64,6 +74,15 @@ class ImageSelection:
             raise InputError("only correct: expected a list with the labels of all images, got some without")
         files = [os.path.relpath(entry.path, root) for entry in entries]
         return ChosenImages(entries, files, file.name if file else root.name, list_hash(entries, root))
+
+    def _choose_in_memory(self, data: Dataset[Any] | DataLoader[Any]) -> ChosenImages:
+        """Draw from the user's own dataset, whose images have their indices as names, and no labels."""
+        if self.list is not None or self.only == "correct":
+            raise InputError("expected list and only correct with a folder as data, got a Dataset or DataLoader")
+        images = UserImages.of(data, self.normalised)
+        entries = draw(images.entries(), self.limit_images, self.seed)
+        files = [str(entry.path) for entry in entries]
+        return ChosenImages(entries, files, images.description, list_hash(entries, Path()), images)
 
 
 @dataclass(frozen=True)

@@ -17,7 +17,9 @@ from tame.attention.model import ExplainedClassifier
 from tame.attention.shared import share_row
 from tame.classifier.gradients import class_gradients
 from tame.data import Batch, draw
-from tame.data.datamodule import ImageListDataModule, image_loader, open_images
+from tame.data.datamodule import ImageListDataModule, image_loader
+from tame.data.readable import ReadableImages
+from tame.data.user_images import open_images
 from tame.training.plan import TrainingPlan
 from tame.training.unreadable import UnreadableImages
 from tame.utils.checks import InputError
@@ -119,7 +121,7 @@ def _initialise(model: ExplainedClassifier, plan: TrainingPlan, unreadable: Unre
     """Initialise the mechanism from the classifier's logits and gradients on some training images."""
     classifier, attention = model.classifier, cast(Any, model.attention)  # checked in _build_model
     entries = draw(plan.lists.train, plan.init_images, plan.seed)
-    images = open_images(entries, classifier.spec.preprocessing, user_images=plan.lists.user_images)
+    images = ReadableImages(open_images(entries, classifier.spec.preprocessing, user_images=plan.lists.user_images))
     batches = []
     for batch in cast(Iterable[Batch], image_loader(images, _INIT_BATCH, plan.hardware.num_workers)):
         unreadable.note("training", batch)

@@ -258,3 +258,23 @@ class Listed(nn.Module):
 
 def test_a_list_of_modules_makes_its_entries_no_deeper() -> None:
     assert propose_layers(TOY_SPECS["cnn"], Listed().eval()) == ("blocks.1",)
+
+
+class EndsInTokens(nn.Module):
+    """Two stages of feature maps and one block of tokens, as EfficientFormer."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stage1 = nn.Sequential(nn.Conv2d(3, 8, 3, 2, 1), nn.ReLU())
+        self.stage2 = nn.Sequential(nn.Conv2d(8, 12, 3, 2, 1), nn.ReLU())
+        self.embed, self.norm, self.mix = nn.Conv2d(12, 16, 3, 2, 1), nn.LayerNorm(16), nn.Linear(16, 16)
+        self.head = nn.Linear(16, 3)
+
+    def forward(self, inputs: Tensor) -> Tensor:
+        tokens = self.embed(self.stage2(self.stage1(inputs))).flatten(2).transpose(1, 2)
+        return self.head((tokens + self.mix(self.norm(tokens))).mean(1))
+
+
+def test_where_blocks_of_tokens_are_few_maps_before_them_are_proposed() -> None:
+    spec = replace(TOY_SPECS["cnn"], name="ends in tokens", tokens=TokenLayout(prefix=0, grid=(4, 4)))
+    assert propose_layers(spec, EndsInTokens().eval()) == ("stage1", "stage2", "norm")
