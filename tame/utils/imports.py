@@ -11,6 +11,9 @@ from types import ModuleType
 from typing import Any
 
 from tame.utils.checks import InputError
+from tame.utils.threads import process_lock
+
+_EXECUTING = process_lock()  # a file is executed by one thread, and others wait for its functions
 
 
 def import_function(name: str, what: str) -> Any:
@@ -60,8 +63,11 @@ def _module_of_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     content = path.read_bytes()
     name = f"{path.stem}_{sha256(str(path).encode() + content).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    with _EXECUTING:
+        return sys.modules[name] if name in sys.modules else _executed(path, name)
+
+
+def _executed(path: Path, name: str) -> ModuleType:
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")
