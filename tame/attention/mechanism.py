@@ -99,8 +99,8 @@ class TAME(nn.Module):
         self.convs = nn.ModuleList(nn.Conv2d(C, width, 1) for C, width in zip(channels, widths, strict=True))
         self.bns = nn.ModuleList(nn.BatchNorm2d(width) for width in widths if batch_norm)
         self.fuser = nn.Conv2d(sum(widths), num_classes, 1)
-        self._folded: list[tuple[Tensor | None, Tensor]] = []
-        self._folded_from: tuple[list[Tensor], list[float]] = [], []
+        # branches and what they were folded from, in one value: other threads may fold at once
+        self._folded: tuple[list[tuple[Tensor | None, Tensor]], list[Tensor], list[float]] = [], [], []
         self.shared_row: SharedRow | None = None  # set while a shared row is trained, see `tame.attention.shared`
 
     def forward(self, features: Sequence[Tensor], classes: Tensor | None = None) -> Tensor:
@@ -163,11 +163,12 @@ class TAME(nn.Module):
             return [self._fold_branch(index) for index in range(len(self.convs))]
         tensors = [*self.convs.parameters(), *self.bns.parameters(), *self.bns.buffers()]
         numbers = [norm.eps for norm in self.bns if isinstance(norm, nn.BatchNorm2d)]
-        known, known_numbers = self._folded_from
+        folded, known, known_numbers = self._folded
         if numbers != known_numbers or len(known) != len(tensors) or not all(map(_same, known, tensors)):
-            self._folded = [self._fold_branch(index) for index in range(len(self.convs))]
-            self._folded_from = [tensor.clone() for tensor in tensors], numbers
-        return self._folded
+            known = [tensor.clone() for tensor in tensors]  # before folding: another thread may train it meanwhile
+            folded = [self._fold_branch(index) for index in range(len(self.convs))]
+            self._folded = folded, known, numbers
+        return folded
 
     def _fold_branch(self, index: int) -> tuple[Tensor | None, Tensor]:
         """Return weight (width, C) and bias of branch ``index``; the weight is None if it is the identity."""

@@ -9,10 +9,11 @@ from torch import nn
 
 from tame.backbones.load import find_spec, load_network
 from tame.classifier import FrozenClassifier
+from tame.classifier.locks import network_lock
 from tame.classifier.probing.infer_spec import infer_spec
 from tame.classifier.probing.layer_table import LayerTable, layer_table
 from tame.classifier.probing.overrides import overrides_of
-from tame.classifier.shared import buffers_restored, sharing_copy
+from tame.classifier.shared import own_buffers, sharing_copy
 from tame.utils.checks import InputError
 
 
@@ -47,11 +48,12 @@ def inspect_classifier(
     if isinstance(model, FrozenClassifier):
         if described:
             raise InputError(f"expected a frozen classifier as it is, got {', '.join(described)} beside it")
-        return layer_table(model.spec, model.module, all)
+        with network_lock(model.module):
+            return layer_table(model.spec, model.module, all)
     overrides = overrides_of(**described)
     if isinstance(model, nn.Module):
         own = sharing_copy(model)
-        with buffers_restored(model, own):
+        with own_buffers(own):
             return layer_table(infer_spec(type(model).__name__, lambda: own, overrides), own, all)
     spec, module, _ = load_network(find_spec(model, overrides), weights)
     return layer_table(spec, module, all)

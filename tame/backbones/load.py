@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from functools import lru_cache, partial
 from pathlib import Path
@@ -24,6 +25,7 @@ from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
 from tame.utils.imports import import_function
 from tame.utils.registry import Registry
+from tame.utils.threads import random_state
 
 OWN = "own"
 """Name of the weights that a user's function loads itself."""
@@ -103,6 +105,7 @@ def load_backbone(
     weights: str | Path | None = None,
     layers: str | Sequence[str] | None = None,
     overrides: SpecOverrides = _NOTHING,
+    seed: int | None = None,
 ) -> FrozenClassifier:
     """Load a classifier and freeze it.
 
@@ -113,21 +116,25 @@ def load_backbone(
             otherwise the first published ones.
         layers: Name of a layer set of the spec, or module names; default: the proposed ones.
         overrides: Properties that replace the backbone's own, see `find_spec`.
+        seed: Seed of random weights, see `load_network`.
 
     Raises:
         InputError: For an unknown name, weights that do not match the network, or layers that do not exist.
     """
     spec = backbone if isinstance(backbone, BackboneSpec) else find_spec(backbone, overrides)
-    spec, module, name = load_network(spec, weights)
+    spec, module, name = load_network(spec, weights, seed)
     return FrozenClassifier.proposing(spec, module, layers, name)
 
 
-def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple[BackboneSpec, nn.Module, str]:
+def load_network(
+    spec: BackboneSpec, weights: str | Path | None = None, seed: int | None = None
+) -> tuple[BackboneSpec, nn.Module, str]:
     """Build a network and load its weights.
 
     Args:
         spec: Specification of the classifier.
         weights: Weights, see `load_backbone`.
+        seed: Seed of random weights, and of all that the builder draws; default: it draws from the global generator.
 
     Returns:
         The spec with the preprocessing of these weights, the network in eval mode, and the name of the weights.
@@ -135,7 +142,8 @@ def load_network(spec: BackboneSpec, weights: str | Path | None = None) -> tuple
     Raises:
         InputError: For weights that cannot be read or do not match the network.
     """
-    module = spec.build().eval()
+    with nullcontext() if seed is None else random_state(seed):
+        module = spec.build().eval()
     name = str(weights) if weights else next(iter(spec.weights), "random")
     if name in spec.weights:
         if (state := spec.weights[name]()) is not None:

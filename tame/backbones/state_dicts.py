@@ -21,6 +21,7 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from tame.utils.checks import InputError
+from tame.utils.threads import PROCESS
 
 logger = logging.getLogger("tame")
 
@@ -78,7 +79,7 @@ def read_weights_file(path: Path) -> Mapping[str, Any]:
         if path.suffix.lower() == ".safetensors":
             content: object = load_file(path)
         else:
-            with torch.serialization.safe_globals(_inert_types()):
+            with PROCESS, torch.serialization.safe_globals(_inert_types()):
                 content = torch.load(path, weights_only=True, map_location="cpu")
     except Exception as error:  # corrupt files raise many kinds of errors
         raise InputError(f"{path} contains no weights that can be loaded safely: {_reason(str(error))}") from error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from tame.callbacks.network import ExplainingCallback, leave_no_trace
 from tame.classifier import BackboneSpec
+from tame.classifier.locks import network_lock
 from tame.data import channels_to_photo
 from tame.explainers.user_code import ExplainFunction
 from tame.functional.masking import drawable
@@ -121,7 +123,9 @@ class ExplanationLogger(ExplainingCallback):
         if not self._seen:  # not the main process, or no image
             return
         epoch, step = trainer.current_epoch, trainer.global_step
-        with leave_no_trace(self._seen[0].images.device):
+        module: Any = pl_module
+        lock = nullcontext() if self.spec else network_lock(module.classifier.module)
+        with lock, leave_no_trace(self._seen[0].images.device):
             picture = self._draw(pl_module)
         self._seen = []
         path = folder / f"{stage}-epoch={epoch}-step={step}.png"

@@ -21,6 +21,7 @@ from tame.explainers import build_explainer
 from tame.explainers.user_code import ExplainFunction
 from tame.types import Explainer
 from tame.utils.checks import InputError, check_images
+from tame.utils.threads import random_state
 
 
 class ExplainingCallback(Callback):
@@ -166,11 +167,11 @@ def detached_copy(network: nn.Module) -> nn.Module:
 def leave_no_trace(device: torch.device) -> Iterator[None]:
     """Restore the random state and cuDNN's settings afterwards; copies made here can be differentiated."""
     cudnn = torch.backends.cudnn
-    before = cudnn.benchmark, cudnn.deterministic
-    try:
-        cudnn.benchmark, cudnn.deterministic = False, True  # a classifier's feature layers are compared bit by bit
-        devices = [device] if device.type == "cuda" else []
-        with torch.inference_mode(False), torch.no_grad(), torch.random.fork_rng(devices):
+    devices = [device] if device.type == "cuda" else []
+    with torch.inference_mode(False), torch.no_grad(), random_state(devices=devices):
+        before = cudnn.benchmark, cudnn.deterministic
+        try:
+            cudnn.benchmark, cudnn.deterministic = False, True  # a classifier's feature layers are compared bit by bit
             yield
-    finally:
-        cudnn.benchmark, cudnn.deterministic = before
+        finally:
+            cudnn.benchmark, cudnn.deterministic = before

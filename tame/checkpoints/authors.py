@@ -22,6 +22,7 @@ from tame.backbones.load import load_weights
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.classifier.extractor import layer_node, trace
 from tame.utils.checks import InputError
+from tame.utils.threads import PROCESS, random_state
 
 OUTPUT_SIZE: Final = "first"
 """Side of the class maps in the authors' programs, see `tame.attention.TAME`."""
@@ -90,8 +91,9 @@ class AuthorsCheckpoint:
             aliases, known = spec.layer_aliases, {layer for names in spec.layers.values() for layer in names}
             if set(self.layers) <= aliases.keys() | (known - set(aliases.values())):  # no need to build the network
                 return [aliases.get(layer, layer) for layer in self.layers]
-            with torch.random.fork_rng(devices=[]):
-                return modules_of_nodes(spec.build(), self.layers)
+            with random_state():
+                module = spec.build()
+            return modules_of_nodes(module, self.layers)
         released = spec.layers.get("released", ())
         if self.attention in LCAM_FORMS:  # the last convolution, or the pooling after it
             last = dict.fromkeys(layer for layer in (*released[-1:], spec.cam_layer) if layer)
@@ -233,7 +235,7 @@ def largest(differences: Mapping[str, float]) -> str:
 
 def _load(file: Path) -> Any:
     try:
-        with torch.serialization.safe_globals([argparse.Namespace]):
+        with PROCESS, torch.serialization.safe_globals([argparse.Namespace]):
             return torch.load(file, map_location="cpu", weights_only=True, mmap=zipfile.is_zipfile(file))
     except Exception as error:  # the readers fail on a broken file in many ways
         if found := re.search(r"GLOBAL ([\w.]+)", str(error)):

@@ -8,7 +8,6 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from tame.backbones import find_spec, is_code, load_backbone
@@ -94,9 +93,8 @@ def load_classifier(
             chosen = str(checkpoint)
             arguments.pop("weights", None)
             spec = replace(spec, weights={chosen: lambda: own})
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(seed)  # random weights are the same in all processes, and when a run is resumed
-        classifier = load_backbone(spec, chosen, named or (layers_of(checkpoint, spec) if checkpoint else None))
+    # with a seed, random weights are the same in all processes, and when a run is resumed
+    classifier = load_backbone(spec, chosen, named or (layers_of(checkpoint, spec) if checkpoint else None), seed=seed)
     classifier.layers_named = layers is not None
     source = {"backbone": str(backbone), "weights": None, "layers": named} | arguments
     classifier.source = {name: value for name, value in source.items() if value is not None}

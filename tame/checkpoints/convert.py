@@ -7,8 +7,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from tame.attention.model import ExplainedClassifier
 from tame.backbones import find_spec, load_backbone
 from tame.checkpoints.authors import AuthorsCheckpoint, is_authors_file, largest, read_authors_file
@@ -86,9 +84,7 @@ def _classifier(
     if not named:
         raise InputError(f"{checkpoint.file} does not name its backbone: give backbone")
     spec = spec_for(checkpoint.file, find_spec(named))
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)  # the random weights of the other commands
-        classifier = load_backbone(spec, weights, layers or checkpoint.layers_of(spec))
+    classifier = load_backbone(spec, weights, layers or checkpoint.layers_of(spec), seed=0)  # as in other commands
     different = checkpoint.differences(classifier)
     if not different:
         return classifier, False

@@ -11,8 +11,10 @@ from typing import Any
 
 from torch import nn
 
+from tame.classifier.locks import network_lock
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
+from tame.utils.threads import in_this_thread
 
 logger = logging.getLogger("tame")
 
@@ -51,6 +53,8 @@ def call_names(paths: Sequence[str]) -> list[str]:
 def call_hook(module: nn.Module, layer: str, hook: Callable[[Any], Any]) -> Iterator[None]:
     """Within the context, which is for one forward pass, pass the output of ``layer`` to ``hook``.
 
+    Forward passes of other threads do not meet the hook.
+
     Args:
         module: A classifier.
         layer: Name of a module (the hook runs at each call), or of one of its calls.
@@ -64,11 +68,12 @@ def call_hook(module: nn.Module, layer: str, hook: Callable[[Any], Any]) -> Iter
         seen += 1
         return hook(output) if number in (None, seen) else None
 
-    handle = module.get_submodule(path).register_forward_hook(at_call)
-    try:
-        yield
-    finally:
-        handle.remove()
+    with network_lock(module):
+        handle = module.get_submodule(path).register_forward_hook(in_this_thread(at_call))
+        try:
+            yield
+        finally:
+            handle.remove()
 
 
 @contextmanager

@@ -14,6 +14,8 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import flop_registry
 
 from tame.classifier.frozen import FrozenClassifier
+from tame.classifier.locks import network_lock
+from tame.utils.threads import PROCESS, in_this_thread
 
 
 @dataclass
@@ -30,7 +32,7 @@ class Passes:
 
 
 class PassCounter:
-    """Counts the forward and backward passes of a classifier, by any caller and in any of its traced graphs.
+    """Counts the forward and backward passes of a classifier, by any caller of the thread and in any traced graph.
 
     Every image that reaches the classifier's last layer counts once, also if its pass starts at an inner layer.
 
@@ -56,7 +58,8 @@ class PassCounter:
             self._last = module
 
         leaves = [part for part in classifier.module.modules() if not any(True for _ in part.children())]
-        handles = [leaf.register_forward_hook(remember) for leaf in leaves if any(True for _ in leaf.parameters())]
+        seen = in_this_thread(remember)
+        handles = [leaf.register_forward_hook(seen) for leaf in leaves if any(True for _ in leaf.parameters())]
         shape = (1, *classifier.spec.preprocessing.shape)
         try:
             with torch.no_grad():
@@ -78,7 +81,7 @@ class PassCounter:
         def count_back(gradient: Tensor) -> None:
             passes.backward += len(gradient)
 
-        handle = self._last.register_forward_hook(count)
+        handle = self._last.register_forward_hook(in_this_thread(count))
         try:
             yield passes
         finally:
@@ -107,13 +110,17 @@ def relative_cost(classifier: FrozenClassifier, images: Tensor, explain: Callabl
         >>> relative_cost(classifier, images, lambda: [classifier(images) for _ in range(3)])
         3.0
     """
-    with torch.no_grad():
-        forward = _count_operations(lambda: classifier.logits(images))
-    return _count_operations(explain) / forward if forward else None
+    with network_lock(classifier.module), PROCESS:
+        with torch.no_grad():
+            forward = _count_operations(lambda: classifier.logits(images))
+        return _count_operations(explain) / forward if forward else None
 
 
 def _count_operations(call: Callable[[], object]) -> int:
-    """Return the floating point operations of ``call``, with fused kernels off since not all of them are counted."""
+    """Return the floating point operations of ``call``, with fused kernels off since not all of them are counted.
+
+    Hold `PROCESS`: these settings belong to the whole process.
+    """
     fused = torch.backends.mha.get_fastpath_enabled()
     torch.backends.mha.set_fastpath_enabled(False)  # the fast path of `nn.MultiheadAttention` is not counted
     try:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import logging
 import math
+import threading
 from collections.abc import Callable, Sequence
 from contextlib import ExitStack
 from typing import Any, NamedTuple
@@ -17,10 +18,13 @@ from torch.fx import Graph, GraphModule, Node, Proxy
 from torchvision.models.feature_extraction import NodePathTracer
 
 from tame.classifier.calls import call_hook, check_layer, split_call
+from tame.classifier.locks import network_lock
 from tame.utils.checks import InputError
+from tame.utils.threads import process_lock
 
 logger = logging.getLogger("tame")
 
+_TRACING = process_lock()  # two traces at once would restore each other's patches of `nn.Module.__call__`
 _UNTRACEABLE = WeakSet[nn.Module]()  # modules for which tracing failed once; it is not tried or logged again
 
 
@@ -196,14 +200,27 @@ class Traced(NamedTuple):
 
 
 class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
-    """Records where in the graph each call of a module ends."""
+    """Records where in the graph each call of a module ends.
+
+    While it traces, `torch.fx` sends it every call and attribute of every module of the process: those of other threads
+    go on as they are.
+    """
 
     def __init__(self) -> None:
         super().__init__(leaf_modules=[], autowrap_modules=(math, torchvision.ops))
         self.calls: dict[str, list[Node | None]] = {}
+        self.thread = threading.get_ident()
+
+    def getattr(self, attr: str, attr_val: Any, parameter_proxy_cache: dict[str, Any]) -> Any:
+        """Return an attribute of a module."""
+        if threading.get_ident() != self.thread:
+            return attr_val
+        return super().getattr(attr, attr_val, parameter_proxy_cache)
 
     def call_module(self, m: nn.Module, forward: Callable[..., Any], args: Any, kwargs: Any) -> Any:
         """Trace one call."""
+        if threading.get_ident() != self.thread:
+            return forward(*args, **kwargs)
         before = len(self.graph.nodes)
         result = super().call_module(m, forward, args, kwargs)
         if len(self.graph.nodes) > before:  # the last operation: the returned value may have been changed in place
@@ -215,7 +232,7 @@ class _Tracer(NodePathTracer):  # type: ignore[misc]  # torchvision has no types
 
 
 def trace(module: nn.Module) -> Traced:
-    """Trace ``module``.
+    """Trace ``module``; one thread at a time.
 
     No module is treated as a leaf, so that layers inside torch's and torchvision's own blocks can be read too.
     ``GraphModule(module, graph)`` runs the graph.
@@ -225,13 +242,15 @@ def trace(module: nn.Module) -> Traced:
     """
     tracer = _Tracer()
     try:
-        # trace a copy that shares parameters and buffers: a forward pass that caches values would cache proxies
-        shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
-        copied = copy.deepcopy(module, shared)
-        graph = tracer.trace(copied)
-        for node in graph.nodes:  # constant tensors that the tracer stored on the copy
-            if node.op == "get_attr" and node.target.startswith("_tensor_constant"):
-                setattr(module, node.target, getattr(copied, node.target))
+        with network_lock(module):
+            # trace a copy that shares parameters and buffers: a forward pass that caches values would cache proxies
+            shared = {id(tensor): tensor for tensor in [*module.parameters(), *module.buffers()]}
+            copied = copy.deepcopy(module, shared)
+            with _TRACING:
+                graph = tracer.trace(copied)
+            for node in graph.nodes:  # constant tensors that the tracer stored on the copy
+                if node.op == "get_attr" and node.target.startswith("_tensor_constant"):
+                    setattr(module, node.target, getattr(copied, node.target))
     except Exception as error:  # a forward pass may fail on the tracer's proxies with any error
         reason = " ".join(str(error).split())
         raise InputError(f"{type(module).__name__} cannot be traced by torch.fx: {reason}") from error

@@ -20,11 +20,12 @@ from tame.classifier.extractor import (
     use_hooks,
 )
 from tame.classifier.layout import channels_first
+from tame.classifier.locks import network_lock
 from tame.classifier.outputs import WithOutput, with_output
 from tame.classifier.probabilities import warn_of_probabilities
 from tame.classifier.probing.infer_spec import IMAGENET_PREPROCESSING, infer_spec, resolve_layers
 from tame.classifier.probing.overrides import SpecOverrides
-from tame.classifier.shared import buffers_restored, sharing_copy
+from tame.classifier.shared import freeze, own_buffers, sharing_copy
 from tame.classifier.spec import BackboneSpec, Preprocessing, TokenLayout
 from tame.functional.masking import apply_mask, upsample
 from tame.types import ClassifierOutput, MaskingKind, ScoreKind
@@ -78,17 +79,14 @@ class FrozenClassifier(nn.Module):
         self.spec = spec
         self._layers = tuple(spec.layer_aliases.get(layer, layer) for layer in layers)
         self.weights, self.layers_named, self.source = weights, layers_named, dict(source or {})
-        self.shared, self.no_layers = shared, no_layers
-        if not shared:
-            module = module.eval().to(memory_format=torch.channels_last)
-            for parameter in module.parameters():  # `requires_grad_` of the whole is not supported by TorchScript
-                parameter.requires_grad_(False)
-        self.module = with_output(spec, module)
+        self.shared, self.no_layers, self._weights_hash = shared, no_layers, ""
         self.register_buffer("mean", torch.tensor(spec.preprocessing.mean).view(1, -1, 1, 1), persistent=False)
         self.register_buffer("std", torch.tensor(spec.preprocessing.std).view(1, -1, 1, 1), persistent=False)
-        self._extractor: nn.Module = build_extractor(self.module, self._layers)
-        self._weights_hash = ""
-        self._check_features()
+        with network_lock(module):
+            module = module if shared else freeze(module).to(memory_format=torch.channels_last)
+            self.module = with_output(spec, module)
+            self._extractor: nn.Module = build_extractor(self.module, self._layers)
+            self._check_features()
 
     @classmethod
     def from_module(
@@ -140,7 +138,7 @@ class FrozenClassifier(nn.Module):
         )
         name = name or type(module).__name__
         own = sharing_copy(module)
-        with buffers_restored(module, own):
+        with own_buffers(own):
             spec = infer_spec(name, lambda: own, overrides, preprocess or IMAGENET_PREPROCESSING)
             return cls.proposing(spec, with_output(spec, own), layers, shared=True)
 
@@ -240,13 +238,15 @@ class FrozenClassifier(nn.Module):
 
     def forward(self, images: Tensor) -> ClassifierOutput:
         """Classify images (B, C, H, W) in [0, 1]: logits (B, K) and features, each (B, C_i, h_i, w_i)."""
-        outputs = self._extractor(self.normalise(images))
+        with network_lock(self.module):
+            outputs = self._extractor(self.normalise(images))
         features = tuple(self._to_map(outputs[str(i)], layer, images.shape[2:]) for i, layer in enumerate(self._layers))
         return ClassifierOutput(outputs["logits"], features)
 
     def logits(self, images: Tensor) -> Tensor:
         """Classify images (B, C, H, W) in [0, 1] without reading features: logits (B, K)."""
-        return self.module(self.normalise(images))
+        with network_lock(self.module):
+            return self.module(self.normalise(images))
 
     def masked_logits(self, images: Tensor, maps: Tensor, masking: MaskingKind | None = None) -> Tensor:
         """Classify masked images.
@@ -259,9 +259,9 @@ class FrozenClassifier(nn.Module):
         Returns:
             Logits (B, K).
         """
-        height, width = images.shape[-2:]
-        masks = upsample(maps, (height, width))
-        return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
+        masks = upsample(maps, (images.shape[-2], images.shape[-1]))
+        with network_lock(self.module):
+            return self.module(apply_mask(images, masks, self.normalise, masking or self.spec.masking))
 
     def _to_map(self, feature: Tensor, layer: str, size: tuple[int, ...]) -> Tensor:
         feature = feature.float() if self.casts else feature

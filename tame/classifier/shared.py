@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 from torch.overrides import TorchFunctionMode
 
+from tame.classifier.locks import network_lock
 from tame.utils.checks import InputError
 
 logger = logging.getLogger("tame")
@@ -44,7 +45,7 @@ def sharing_copy(module: nn.Module) -> nn.Module:
     for name, tensor in _tensors(module):
         if is_lazy(tensor):
             raise InputError(f"expected a network that has seen an image, got {kind} with {name} of unknown shape")
-    with torch.inference_mode(False), torch.no_grad(), _Aliases():
+    with network_lock(module), torch.inference_mode(False), torch.no_grad(), _Aliases():
         try:
             return _copied(module, {})
         except Exception as first:  # any object in a network may refuse to be copied, with any error
@@ -62,31 +63,30 @@ def sharing_copy(module: nn.Module) -> nn.Module:
 
 
 @contextmanager
-def buffers_restored(module: nn.Module, copied: nn.Module) -> Iterator[None]:
-    """Undo what forward passes of a sharing copy do to the network's buffers; the copy gets its own of those buffers.
+def own_buffers(copied: nn.Module) -> Iterator[None]:
+    """Run forward passes of a sharing copy, within the block, on buffers of its own: the network's are not written to.
 
-    Few networks change buffers in eval mode, such as a counter of passes; a log message names the buffers.
+    Afterwards it shares the network's buffers again, except those that the passes changed. Few networks change buffers
+    in eval mode, such as a counter of passes; a log message names the buffers.
     """
-    before = {name: (_version(value), value.detach().clone()) for name, value in module.named_buffers()}
+    buffers = {name: (value, value.data) for name, value in copied.named_buffers()}
+    with torch.inference_mode(False), torch.no_grad():
+        for value, shared in buffers.values():
+            value.data = shared.clone()
+    before = {name: _version(value) for name, (value, _) in buffers.items()}
     try:
         yield
     finally:
-        changed = [name for name, value in module.named_buffers() if _version(value) != before[name][0]]
+        changed = [name for name, (value, _) in buffers.items() if _version(value) != before[name]]
+        for name in buffers.keys() - set(changed):
+            buffers[name][0].data = buffers[name][1]
         if changed:
-            _separate(module, copied, {name: before[name][1] for name in changed})
-
-
-def _separate(module: nn.Module, copied: nn.Module, before: dict[str, Tensor]) -> None:
-    logger.warning(
-        "%s changes %s in eval mode: the classifier has its own copy of these buffers, and training does not update it",
-        type(module).__name__,
-        ", ".join(before),
-    )
-    own = dict(copied.named_buffers())
-    with torch.no_grad():
-        for name, value in before.items():
-            own[name].data = own[name].clone()
-            module.get_buffer(name).copy_(value)
+            logger.warning(
+                "%s changes %s in eval mode: the classifier has its own copy of these buffers, and training does not "
+                "update it",
+                type(copied).__name__,
+                ", ".join(changed),
+            )
 
 
 def shares_tensors(one: nn.Module, other: nn.Module) -> bool:
@@ -118,6 +118,7 @@ def _version(tensor: Tensor) -> int | None:
 
 def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
     """Copy a network; ``memo`` holds replacements in the copy, see `copy.deepcopy`."""
+    memo |= {id(each): each.data for each in module.buffers()}  # not `detach`, which counts their changes together
     memo |= {id(each): nn.Parameter(each.detach(), requires_grad=False) for each in module.parameters()}
     for part in module.modules():
         memo |= {id(each): OrderedDict() for each in (part._backward_hooks, part._backward_pre_hooks)}
@@ -127,14 +128,15 @@ def _copied(module: nn.Module, memo: dict[int, Any]) -> nn.Module:
         if isinstance(found, nn.Parameter):
             found.data = original.data
         if isinstance(found, nn.Module):
-            _freeze(found)
+            freeze(found)
     for (_, original), (_, own) in zip(_tensors(module), _tensors(copied), strict=True):
         if own.data_ptr() != original.data_ptr():  # TorchScript copies its tensors itself
             own.data = original.data
-    return _freeze(copied)
+    return freeze(copied)
 
 
-def _freeze(module: nn.Module) -> nn.Module:
+def freeze(module: nn.Module) -> nn.Module:
+    """Set a network to eval mode, with parameters that require no gradient, in place; return it."""
     for each in module.parameters():  # TorchScript has no requires_grad_ of a whole module
         each.requires_grad_(False)
     return module.eval()

@@ -14,6 +14,7 @@ from torch.fx import Graph, GraphModule, Interpreter, Node
 from tame.classifier.calls import call_hook
 from tame.classifier.extractor import hooked_outputs, layer_node, trace
 from tame.classifier.frozen import FrozenClassifier
+from tame.classifier.locks import network_lock
 from tame.classifier.outputs import float_type
 from tame.utils.checks import InputError
 
@@ -98,7 +99,7 @@ def split_at(classifier: FrozenClassifier, layer: str) -> SplitClassifier:
     shape = (PROBES, *classifier.spec.preprocessing.shape)
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean.device)
     images[0] /= 4  # the two images differ in brightness, so that exchanged rows are detected
-    with torch.no_grad():
+    with network_lock(classifier.module), torch.no_grad():
         split = _traced(classifier, layer, images)
         if split is None or not _agrees(split, images):
             logger.warning(
@@ -132,7 +133,7 @@ class _SplitGraph(SplitClassifier):
 
     def before(self, images: Tensor) -> tuple[Tensor, ...]:
         """Run the first part."""
-        with torch.no_grad():
+        with network_lock(self.classifier.module), torch.no_grad():
             values: tuple[Tensor, ...] = self.first(self.classifier.normalise(images))
         return values
 
@@ -140,8 +141,9 @@ class _SplitGraph(SplitClassifier):
         """Run the second part."""
         output, *others = values
         output = self._cast(output)
-        # an in-place activation may follow, and a leaf must not be modified in place
-        logits: Tensor = self.second(output.clone() if output.requires_grad else output, *others)
+        with network_lock(self.classifier.module):
+            # an in-place activation may follow, and a leaf must not be modified in place
+            logits: Tensor = self.second(output.clone() if output.requires_grad else output, *others)
         return logits
 
 

@@ -28,6 +28,7 @@ from tame.data.lists import ImageEntry
 from tame.data.transforms import Crop, CropKind
 from tame.utils.checks import InputError, check_images
 from tame.utils.seeds import mixed_seed
+from tame.utils.threads import random_state
 
 IMAGE_KEYS, LABEL_KEYS = ("image", "images", "pixel_values"), ("label", "labels", "target", "targets")
 _EACH_ONCE = (SequentialSampler, RandomSampler, DistributedSampler, type(None))
@@ -211,8 +212,7 @@ class UserDataset(Dataset[Sample]):
         """
         index, epoch = key if isinstance(key, tuple) else (key, 0)
         seed = mixed_seed(self.seed, epoch, index)
-        with torch.random.fork_rng(devices=[]):
-            torch.manual_seed(seed)
+        with random_state(seed):
             generator = torch.Generator().manual_seed(seed)
             image = self.images.image(self.indices[index], self.preprocessing, self.kind, generator)
         return Sample(image=image, label=-1, index=index)

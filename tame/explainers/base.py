@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from types import MappingProxyType
 from typing import Any
 
@@ -12,6 +12,7 @@ import torch
 from torch import Tensor
 
 from tame.classifier import FrozenClassifier
+from tame.classifier.locks import network_lock
 from tame.classifier.probing.proposal import gradient_cut
 from tame.utils.checks import InputError, check_images, check_maps, check_targets
 
@@ -35,7 +36,8 @@ class CheckedExplainer(ABC):
     """Base class of explainers: checks inputs and maps, so that methods only implement `explain`.
 
     Every method leaves the classifier as it was, also after an exception: hooks, modes, ``requires_grad`` and
-    gradients. The maps of a batch are those of its images explained one by one.
+    gradients. The maps of a batch are those of its images explained one by one. Threads may call it at once: of one
+    network, one explanation is computed at a time.
 
     Args:
         classifier: The classifier to explain.
@@ -73,11 +75,15 @@ class CheckedExplainer(ABC):
         images = images.float()
         targets = self._indices(images, targets)
         check_targets(targets, len(images), spec.num_classes)
-        with naming_cut_gradients(self.classifier):
+        with self.alone(), naming_cut_gradients(self.classifier):
             maps = self.explain(images, targets).detach()
         maps = maps.float() if self.classifier.casts else maps
         check_maps(maps, len(images))
         return maps
+
+    def alone(self) -> AbstractContextManager[Any]:
+        """Within it, this thread alone explains: other threads wait that run or explain the same network."""
+        return network_lock(self.classifier.module)
 
     def _indices(self, images: Tensor, targets: Tensor | Sequence[int | str] | int | str | None) -> Tensor:
         """Return targets as a tensor; those that are one already are checked later."""

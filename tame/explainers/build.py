@@ -11,6 +11,7 @@ from torch import nn
 
 from tame.checkpoints.classifier import as_classifier
 from tame.classifier import FrozenClassifier
+from tame.classifier.locks import network_lock
 from tame.explainers.base import CheckedExplainer, naming_cut_gradients
 from tame.explainers.learned import classifier_for
 from tame.explainers.registry import EXPLAINERS, Method, check_arguments, check_names
@@ -141,7 +142,7 @@ def _build(
     if asked.external:
         library = import_module(EXTERNAL[asked.external])
         frozen = as_classifier(classifier)
-        with naming_cut_gradients(frozen):
+        with network_lock(frozen.module), naming_cut_gradients(frozen):
             external: CheckedExplainer = library.build(frozen, asked.name.partition(":")[2], **arguments)
         return external
     if (known := asked.registered) is None:
@@ -150,5 +151,5 @@ def _build(
         return UserExplainer(frozen, load_function(asked.name, frozen))
     check_arguments(asked.name, known, arguments)
     frozen = classifier_for(classifier, arguments.get("checkpoint"))
-    with naming_cut_gradients(frozen):
+    with network_lock(frozen.module), naming_cut_gradients(frozen):
         return known.build(frozen, **arguments)

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -14,9 +14,12 @@ from tame.classifier import FrozenClassifier
 from tame.explainers.base import CheckedExplainer
 from tame.utils.checks import InputError
 from tame.utils.imports import import_function, running
+from tame.utils.threads import process_lock
 
 ExplainFunction = Callable[[Tensor, Tensor], Tensor]
 """From images (B, C, H, W) in [0, 1] and targets (B,) to maps (B, h, w)."""
+
+_RUNNING = process_lock()  # functions may hook any network: theirs, or that of a classifier
 
 
 class UserExplainer(CheckedExplainer):
@@ -35,6 +38,12 @@ class UserExplainer(CheckedExplainer):
     def name(self) -> str:
         """Its name in files: ``package.module:function`` if it was named so, otherwise the function's own."""
         return self.method or function_name(self.function)
+
+    @contextmanager
+    def alone(self) -> Iterator[None]:
+        """Run the block while no other function of a user runs, nor anything else on this network."""
+        with _RUNNING, super().alone():
+            yield
 
     def explain(self, images: Tensor, targets: Tensor) -> Tensor:
         """Return the maps of the function, which may compute gradients.

@@ -70,7 +70,9 @@ def explain(
 ) -> Explanation | list[Explanation]:
     """Explain one image, or each of several.
 
-    The classifier and the explainer of the last call are kept for the next one with the same arguments.
+    The classifier and the explainer of the last call are kept for the next one with the same arguments. Several threads
+    may call it at once: one explanation of a network is computed at a time, and so are, in the whole process, those of
+    functions and of external libraries. A function must not wait for threads that explain or run the same classifier.
 
     Args:
         image: File, PIL image, or array (C, H, W), (H, W, C) or (H, W) of uint8, or of floats in [0, 1]; or several: a

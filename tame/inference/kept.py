@@ -15,7 +15,8 @@ T = TypeVar("T")
 class LastBuilt(Generic[T]):
     """Holds one value together with the sources that it was built from.
 
-    Holding the sources makes it safe to compare objects by identity: their ids cannot be used again meanwhile.
+    Holding the sources makes it safe to compare objects by identity: their ids cannot be used again meanwhile. Threads
+    may call it at once: each gets the value of its own sources, the one that was built last is held.
 
     Example:
         >>> last = LastBuilt[list[str]]()
@@ -34,9 +35,10 @@ class LastBuilt(Generic[T]):
             sources: Everything that the value depends on, see `fingerprint`.
             build: Builds the value; it may change the sources.
         """
-        if self._entry and self._entry[2] == fingerprint(sources):
-            return self._entry[0]
-        self._entry = None  # frees the memory before the next value is built
+        entry = self._entry  # read once: other threads replace it
+        if entry and entry[2] == fingerprint(sources):
+            return entry[0]
+        entry = self._entry = None  # frees the memory before the next value is built
         value = build()
         self._entry = value, sources, fingerprint(sources)
         return value

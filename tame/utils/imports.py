@@ -15,8 +15,11 @@ from typing import Any
 
 from tame.utils.checks import InputError
 from tame.utils.signals import Terminated
+from tame.utils.threads import process_lock
 
 logger = logging.getLogger("tame")
+
+_EXECUTING = process_lock()  # a file is executed by one thread, and others wait for its functions
 
 
 @contextmanager
@@ -89,8 +92,11 @@ def _module_of_file(path: Path) -> ModuleType:
     path = path.expanduser().resolve()
     content = path.read_bytes()
     name = f"{path.stem}_{sha256(str(path).encode() + content).hexdigest()[:16]}"
-    if name in sys.modules:
-        return sys.modules[name]
+    with _EXECUTING:
+        return sys.modules[name] if name in sys.modules else _executed(path, name)
+
+
+def _executed(path: Path, name: str) -> ModuleType:
     spec = spec_from_file_location(name, path)
     if spec is None or spec.loader is None:
         raise ImportError(f"{path} is no Python file")

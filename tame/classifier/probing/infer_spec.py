@@ -6,7 +6,6 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any, get_args
 
-import torch
 from torch import Tensor, nn
 
 from tame.classifier.outputs import Output, WithOutput, float_type, read_logits, resolve_output
@@ -17,6 +16,7 @@ from tame.classifier.spec import BackboneSpec, Preprocessing
 from tame.types import MaskingKind, ScoreKind
 from tame.utils.checks import InputError
 from tame.utils.imports import running
+from tame.utils.threads import random_state
 
 IMAGENET_PREPROCESSING = Preprocessing(256, 224)
 """Usual preprocessing of ImageNet classifiers: resize to 256 pixels, crop 224 x 224."""
@@ -74,7 +74,7 @@ def _infer_score(
 
 def _built(name: str, build: Callable[[], nn.Module]) -> nn.Module:
     """Build a network without changing the global random state."""
-    with running(name, "could not be built"), torch.random.fork_rng(devices=[]):
+    with running(name, "could not be built"), random_state():
         module = build()
     if not isinstance(module, nn.Module):
         raise InputError(f"expected {name} to return an nn.Module, got {type(module).__name__}")

@@ -12,8 +12,10 @@ from torch import Tensor, nn
 from tame.classifier.calls import call_names
 from tame.classifier.layout import channels_first, has_aspect
 from tame.classifier.outputs import Part, float_type
+from tame.classifier.shared import sharing_copy
 from tame.classifier.spec import BackboneSpec
 from tame.utils.checks import InputError
+from tame.utils.threads import in_this_thread
 
 
 class Call(NamedTuple):
@@ -63,7 +65,7 @@ def record_calls(module: nn.Module, images: Tensor, name: str) -> tuple[list[Cal
         (path, part) for path, part in module.named_modules() if path and "parametrizations" not in path.split(".")
     ]
     hooked = [(path, part) for path, part in parts if not isinstance(part, torch.jit.ScriptModule)]  # it takes no hooks
-    handles = [part.register_forward_hook(hook_of(path)) for path, part in hooked]
+    handles = [part.register_forward_hook(in_this_thread(hook_of(path))) for path, part in hooked]
     try:
         result = module(images)
     except Exception as error:  # a network may reject an input with any error
@@ -95,28 +97,20 @@ class RecordedPass(NamedTuple):
 def recorded_pass(spec: BackboneSpec, module: nn.Module) -> Iterator[RecordedPass]:
     """Run a classifier on a random image with gradients of the image only: values that need no gradient ignore it.
 
-    Within the context, weights that are all zero (last layers and norms of residual branches are often initialised so)
-    are replaced by random ones, since they would block the gradient of the logits.
+    A copy is run, so that other threads, which may train the network, meet no change. In it weights that are all zero
+    (last layers and norms of residual branches are often initialised so) are random ones, since they would block the
+    gradient of the logits.
     """
     generator = torch.Generator().manual_seed(0)  # the global random state is neither used nor changed
-    weights = (getattr(part, "weight", None) for part in module.modules())
-    trained = [parameter for parameter in module.parameters() if parameter.requires_grad]
-    zero = [weight for weight in weights if isinstance(weight, nn.Parameter) and not weight.any()]
+    copied = sharing_copy(module)
+    for weight in {getattr(part, "weight", None): None for part in copied.modules()}:
+        if isinstance(weight, nn.Parameter) and not weight.any():
+            weight.data = torch.randn(weight.shape, generator=generator).to(weight)
     with torch.inference_mode(False), torch.enable_grad():
-        for weight in zero:
-            weight.data.copy_(torch.randn(weight.shape, generator=generator))
-        for parameter in trained:
-            parameter.requires_grad_(False)
-        try:
-            images = random_images(module, spec.preprocessing.shape).requires_grad_()
-            calls, result = record_calls(module, images, spec.name)
-            logits = result if isinstance(result, Tensor) else (spec.output or Part("logits"))(result)
-            yield RecordedPass(calls, logits.amax(), images)
-        finally:
-            for weight in zero:
-                weight.data.zero_()
-            for parameter in trained:
-                parameter.requires_grad_()
+        images = random_images(copied, spec.preprocessing.shape).requires_grad_()
+        calls, result = record_calls(copied, images, spec.name)
+        logits = result if isinstance(result, Tensor) else (spec.output or Part("logits"))(result)
+        yield RecordedPass(calls, logits.amax(), images)
 
 
 def layers_hidden(module: nn.Module, recorded: RecordedPass) -> str:

@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import inspect
-import io
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, nullcontext, redirect_stderr, redirect_stdout
+from contextlib import contextmanager, nullcontext
 from functools import partial
 from typing import Any
 
@@ -24,6 +23,7 @@ from tame.explainers.external.lookup import find_method, import_library, keyword
 from tame.explainers.external.probes import ProbedNetwork, observe
 from tame.explainers.registry import check_names
 from tame.utils.checks import InputError
+from tame.utils.threads import silenced
 
 NAME = "grad-cam"
 
@@ -108,7 +108,7 @@ class LibraryCAM(ExternalExplainer):
 
     def explain_one(self, inputs: Tensor, target: int) -> Tensor:
         """Return the map (h, w) of one normalised image (1, C, H, W)."""
-        with redirect_stdout(io.StringIO()), redirect_stderr(io.StringIO()):  # progress bars and warnings
+        with silenced():  # progress bars and warnings
             cam = self._construct(inputs)
             with _recorded(cam) as unscaled:
                 scaled = self._run(cam, inputs, target)

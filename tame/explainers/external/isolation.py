@@ -10,11 +10,12 @@ from itertools import chain
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor, nn
 
 from tame.classifier.blocks.transformer import exact_graph
+from tame.classifier.locks import network_lock
 from tame.explainers.controls import seed_of
+from tame.utils.threads import PROCESS, random_state
 
 
 @contextmanager
@@ -22,13 +23,21 @@ def isolated(module: nn.Module, image: Tensor) -> Iterator[None]:
     """Run the block with gradients, in full precision, without in-place activations and with seeded generators.
 
     The generators are seeded by the image, so that its map does not depend on the other images of a batch. After the
-    block, also after an exception, the network, the grad mode and the random states are as before.
+    block, also after an exception, the network, the grad mode and the random states are as before. One thread at a time
+    runs such a block, since generators and warnings belong to the whole process.
 
     Args:
         module: The network.
         image: (C, H, W).
     """
-    with _random_states(image), unchanged(module), exact_graph(image.device), warnings.catch_warnings():
+    with (
+        network_lock(module),
+        PROCESS,
+        _random_states(image),
+        unchanged(module),
+        exact_graph(image.device),
+        warnings.catch_warnings(),
+    ):
         warnings.simplefilter("ignore")
         for part in module.modules():
             if getattr(part, "inplace", False):
@@ -78,10 +87,9 @@ def _random_states(image: Tensor) -> Iterator[None]:
     ours, theirs = random.getstate(), np.random.get_state()
     devices = [image.device] if image.device.type == "cuda" else []
     try:
-        with torch.random.fork_rng(devices):
+        with random_state(seed, devices):
             random.seed(seed)
             np.random.seed(seed % 2**32)
-            torch.manual_seed(seed)
             yield
     finally:
         random.setstate(ours)

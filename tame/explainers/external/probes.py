@@ -13,6 +13,7 @@ from tame.classifier import FrozenClassifier
 from tame.classifier.calls import split_call
 from tame.classifier.gradients import as_map
 from tame.classifier.layout import channels_first
+from tame.utils.threads import in_this_thread
 
 
 class Observed(NamedTuple):
@@ -54,7 +55,7 @@ class ProbedNetwork(nn.Module):
             self.add_module(name, nn.Identity())
             path, number = split_call(layer)
             hook = self._hook(name, seen.calls, number or seen.calls)
-            self.network.get_submodule(path).register_forward_hook(hook)
+            self.network.get_submodule(path).register_forward_hook(in_this_thread(hook))
 
     @property
     def probes(self) -> list[nn.Module]:
@@ -112,7 +113,8 @@ def observe(classifier: FrozenClassifier, layers: Sequence[str]) -> dict[str, Ob
     images = torch.rand(shape, generator=torch.Generator().manual_seed(0)).to(classifier.mean)
     with ExitStack() as stack, torch.no_grad():
         for layer in layers:
-            handle = classifier.module.get_submodule(split_call(layer)[0]).register_forward_hook(hook_of(layer))
+            part = classifier.module.get_submodule(split_call(layer)[0])
+            handle = part.register_forward_hook(in_this_thread(hook_of(layer)))
             stack.callback(handle.remove)
         classifier.logits(images)
     return seen
