@@ -127,10 +127,10 @@ def lr_find(
         training.get("seed", 0),
         Output(out, resume=False, progress=training.get("progress", True), default="runs/{backbone}-lr-find"),
     )
-    training = build(plan)
+    start = build(plan)
     with locked(plan.folder):
         claim(plan.folder, (_TABLE, _PICTURE), known=_is_curve(plan.folder / _TABLE))
-        return _write(range_test(training, rates), plan.folder)
+        return _write(range_test(start, rates), plan.folder)
 
 
 def range_test(training: Training, rates: LrRange) -> LrCurve:
