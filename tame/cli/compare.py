@@ -7,6 +7,7 @@ from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.cli.shared import learned_checkpoint
 from tame.evaluation.evaluate import evaluate
 from tame.reporting.compare import compare
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -16,7 +17,7 @@ def run(arguments: Arguments) -> int:
     found = compare(classifier=classifier, **arguments.of(compare, evaluate))
     if found.attrs["main_process"]:
         print(found.attrs["table"])
-        print(f"Tables, curves and the runs are in {found.attrs['folder']}")
+        print(shown(f"Tables, curves and the runs are in {found.attrs['folder']}"))
     return 0
 
 

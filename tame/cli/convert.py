@@ -6,6 +6,7 @@ from tame.checkpoints.convert import convert_checkpoint
 from tame.checkpoints.native import read_metadata
 from tame.cli.command import Arguments, Command, Part
 from tame.cli.shared import explain_with
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -13,7 +14,7 @@ def run(arguments: Arguments) -> int:
     file = arguments.one("file", "tame convert vit_b_16.ckpt")
     folder = convert_checkpoint(**arguments.of(convert_checkpoint) | {"file": file})
     backbone = arguments["backbone"] or read_metadata(folder)["backbone"]
-    print(f"The explainer is in {folder}; use it with: {explain_with(folder, {'backbone': backbone})}")
+    print(shown(f"The explainer is in {folder}; use it with: {explain_with(folder, {'backbone': backbone})}"))
     return 0
 
 

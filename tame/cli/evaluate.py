@@ -12,6 +12,7 @@ from tame.evaluation.evaluate import evaluate
 from tame.evaluation.records import read_run
 from tame.explainers import build_explainer
 from tame.reporting.table import table
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -23,7 +24,7 @@ def run(arguments: Arguments) -> int:
         (folder,) = found.attrs["folders"].values()
         print(table([folder]))
         print(_classifier_and_time(read_run(folder).attrs["summary"]))
-        print(f"A row per image and the summary are in {folder}")
+        print(shown(f"A row per image and the summary are in {folder}"))
     return 0
 
 

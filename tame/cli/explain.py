@@ -19,7 +19,7 @@ def run(arguments: Arguments) -> int:
         return 1
     grids = list(dict.fromkeys(entry["grid"] for entry in report.entries if "grid" in entry))
     written = ", ".join(["overlays", "maps", *(grids if len(grids) < 4 else [f"{len(grids)} grids"])])
-    print(f"{len(report.entries)} explanations: {written} and manifest.json are in {arguments['out']}")
+    print(shown(f"{len(report.entries)} explanations: {written} and manifest.json are in {arguments['out']}"))
     return 1 if report.failures else 0
 
 
@@ -27,11 +27,11 @@ def _classes(report: ExplainReport) -> list[str]:
     """Return a line per image, class and backbone; several methods explain the same classes."""
     several = len({entry["backbone"] for entry in report.entries}) > 1
     lines = [
-        f"{shown(entry['file'])}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %"
+        f"{entry['file']}: {entry['class_name']} ({entry['target']}) {100 * entry['confidence']:.1f} %"
         + (f" ({entry['backbone']})" if several else "")
         for entry in report.entries
     ]
-    return list(dict.fromkeys(lines))
+    return list(dict.fromkeys(map(shown, lines)))
 
 
 COMMAND = Command(

@@ -6,6 +6,7 @@ from tame.checkpoints.classifier import load_classifier
 from tame.cli.command import Arguments, Command, Part
 from tame.training.lr_find import WITHOUT, lr_find
 from tame.training.train import train
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -16,7 +17,7 @@ def run(arguments: Arguments) -> int:
         print("Look at the curve, or test another range or more --steps.")
     else:
         print(f"Suggested learning rate: --lr {found.suggestion:.2g}")
-    print(f"The curve is in {found.folder}: lr_find.png and lr_find.csv")
+    print(shown(f"The curve is in {found.folder}: lr_find.png and lr_find.csv"))
     return 0
 
 

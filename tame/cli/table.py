@@ -6,6 +6,7 @@ import sys
 
 from tame.cli.command import Arguments, Command, Part
 from tame.reporting.table import table
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
@@ -14,9 +15,9 @@ def run(arguments: Arguments) -> int:
     if arguments["out"] is None:
         print(text)
     else:
-        print(f"The table is in {arguments['out']}", file=sys.stderr)
+        print(shown(f"The table is in {arguments['out']}"), file=sys.stderr)
     if arguments["curves"] is not None:
-        print(f"The ROAD curves are in {arguments['curves']}.png and .pdf", file=sys.stderr)
+        print(shown(f"The ROAD curves are in {arguments['curves']}.png and .pdf"), file=sys.stderr)
     return 0
 
 

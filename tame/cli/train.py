@@ -6,13 +6,15 @@ from tame.checkpoints.classifier import load_classifier
 from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.cli.shared import explain_with
 from tame.training.train import train
+from tame.utils.checks import shown
 
 
 def run(arguments: Arguments) -> int:
     """Train; print where the explainer is, and the command that uses it."""
     classifier = load_classifier(**arguments.of(load_classifier))
     trained = train(classifier, **arguments.of(train))
-    print(f"The explainer is in {trained.folder}; use it with: {explain_with(trained.folder, classifier.source)}")
+    folder = trained.folder
+    print(shown(f"The explainer is in {folder}; use it with: {explain_with(folder, classifier.source)}"))
     return 0
 
 

@@ -89,7 +89,7 @@ class Explanation:
         Returns:
             The overlay's file.
         """
-        name = f"{Path(self.file).stem if self.file else 'explanation'}.{self.target}"
+        name = f"{output_stem(Path(self.file)) if self.file else 'explanation'}.{self.target}"
         path = Path(folder) / f"{name}.overlay.png"
         _write_picture(path, _draw([self]))
         write_array(Path(folder) / f"{name}.npy", self.map)
@@ -118,6 +118,19 @@ class Explanation:
         buffer = io.BytesIO()
         _draw([self]).save(buffer, format="PNG")
         return buffer.getvalue()
+
+
+def output_stem(file: Path) -> str:
+    r"""Return the start of the names of an image's files: its own, with an underscore for what is not printable.
+
+    It is cut so that no file system refuses it with an ending.
+
+    Example:
+        >>> output_stem(Path("photos/two\nlines.jpg"))
+        'two_lines'
+    """
+    printable = "".join(letter if letter.isprintable() else "_" for letter in file.stem)
+    return printable[:80].encode()[:200].decode(errors="ignore")
 
 
 def write_explanations_of_image(out: Path, name: str, explanations: Sequence[Explanation]) -> list[dict[str, Any]]:

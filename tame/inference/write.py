@@ -16,7 +16,7 @@ from tqdm import tqdm  # type: ignore[import-untyped] # it ships no type informa
 from tame.data import Crop, load_image
 from tame.inference.batch import Classes, NamedExplainer, PreparedImage, explain_batch, prepare_image
 from tame.inference.grids import Grids, row_names
-from tame.inference.result import write_explanations_of_image
+from tame.inference.result import output_stem, write_explanations_of_image
 from tame.utils.checks import InputError
 from tame.utils.io import replacing
 from tame.utils.limits import check_numbers
@@ -171,11 +171,13 @@ def _make_folder(out: Path) -> None:
 def _output_names(paths: Sequence[Path]) -> Iterator[str]:
     """Yield a name per file: its stem, with a number if an earlier name differs from it in case only."""
     used: set[str] = set()
+    numbers: dict[str, int] = {}  # the last number of each stem
     for path in paths:
-        stem = path.stem[:80]  # with its endings, a longer name may exceed the file system's limit
-        name, count = stem, 1
+        stem = output_stem(path)
+        name, number = stem, numbers.get(stem.lower(), 1)
         while name.lower() in used:
-            count += 1
-            name = f"{stem}-{count}"
+            number += 1
+            name = f"{stem}-{number}"
+        numbers[stem.lower()] = number
         used.add(name.lower())
         yield name

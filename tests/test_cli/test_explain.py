@@ -72,20 +72,34 @@ def test_nothing_explained_never_reads_like_a_success(tame, toy_explainer, tmp_p
         *EXPLAIN, tmp_path / "two\nlines.jpg", "--backbone", "toy_cnn", "--checkpoint", toy_explainer
     )
     assert (status, output) == (1, "Nothing was explained: none of 1 images could be read\n")
-    assert last_line(errors).endswith(r"two\nlines.jpg': expected an image, got a file of another kind")
+    assert last_line(errors).endswith(r"two\nlines.jpg: expected an image, got a file of another kind")
 
 
 def test_file_names_are_printed_on_one_line_of_utf_8(tame, toy_explainer, photographs, tmp_path):
     (tmp_path / "odd").mkdir()
-    for name in (b"two\nlines.png", b"\xff.png"):
+    for name in (b"two\nlines.png", b"\x1b[2Jgone.png", b"\xff.png"):
         shutil.copy(photographs / "00.png", tmp_path / "odd" / os.fsdecode(name))
-    status, output, _ = tame(
-        *EXPLAIN, tmp_path / "odd", "--backbone", "toy_cnn", "--checkpoint", toy_explainer, "--out", "o"
+    (tmp_path / "odd" / "not\tan\x1b[2Jimage.png").write_text("text")
+    status, output, errors = tame(
+        *EXPLAIN, tmp_path / "odd", "--backbone", "toy_cnn", "--checkpoint", toy_explainer, "--out", "o\x1b[2J"
     )
-    assert status == 0
-    lines = output.splitlines()
-    assert [line.rpartition("'")[0].rpartition("/")[2] for line in lines[:2]] == [r"two\nlines.png", r"\udcff.png"]
+    assert status == 1
+    *lines, last = output.splitlines()
+    names = [line.partition(": ")[0].rpartition("/")[2] for line in lines]
+    assert names == [r"\x1b[2Jgone.png", r"two\nlines.png", r"\udcff.png"]
+    assert last == r"3 explanations: overlays, maps and manifest.json are in o\x1b[2J"
+    (complaint,) = [line for line in errors.splitlines() if "cannot read" in line]
+    assert complaint.endswith(r"not\tan\x1b[2Jimage.png: expected an image, got a file of another kind")
+    assert "\x1b[2J" not in output + errors
     output.encode("utf-8")
+    manifest = json.loads((tmp_path / "o\x1b[2J" / "manifest.json").read_text())
+    assert [os.fsencode(entry["file"]).rpartition(b"/")[2] for entry in manifest][1:] == [
+        b"two\nlines.png",
+        b"\xff.png",
+    ]
+    for entry in manifest:
+        assert (tmp_path / "o\x1b[2J" / entry["map"]).is_file()
+        assert (entry["map"] + entry["overlay"]).isprintable()
 
 
 def test_an_address_is_one_clear_line(tame):
