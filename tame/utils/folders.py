@@ -15,7 +15,7 @@ from pathlib import Path
 
 from tame.utils.checks import InputError, shown
 from tame.utils.io import read_json, write_json, writing
-from tame.utils.owner import Owner, remove_leftovers
+from tame.utils.owner import TEMPORARY, Owner, remove_leftovers
 
 LOCK = ".tame-lock"
 FILES = ".tame-files.json"
@@ -64,7 +64,7 @@ def locked(folder: Path) -> Iterator[Callable[[], None]]:
             raise InputError(f"another process has taken over {shown(folder)}; what this one finished is kept")
 
     try:
-        for each in {folder, *(_folder_of(folder, name) for name in claimed(folder))}:
+        for each in _folders(folder):
             remove_leftovers(each)
         yield check
     finally:
@@ -131,8 +131,15 @@ def claimed(folder: Path) -> set[str]:
     return set(files)
 
 
-def _folder_of(folder: Path, name: str) -> Path:
-    return folder / name if name.endswith("/") else (folder / name).parent
+def is_tidy(folder: Path) -> bool:
+    """Return whether no lock and no temporary file is in a folder, so that no run writes there or was killed."""
+    return not any(any(each.glob(pattern)) for each in _folders(folder) for pattern in (f"{LOCK}*", TEMPORARY))
+
+
+def _folders(folder: Path) -> set[Path]:
+    """Return a folder and those in it that hold files of ours."""
+    names = claimed(folder)
+    return {folder, *(folder / name if name.endswith("/") else (folder / name).parent for name in names)}
 
 
 def _occupied(path: Path) -> bool:

@@ -9,13 +9,14 @@ import os
 import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from functools import cache
 from io import BytesIO
 from pathlib import Path
 from stat import S_IMODE
 from typing import TYPE_CHECKING, Any, TextIO, cast
 
 from tame.utils.checks import InputError, shown
-from tame.utils.owner import temporary_name
+from tame.utils.owner import remove_leftovers, temporary_name
 
 if TYPE_CHECKING:
     import numpy as np
@@ -62,7 +63,8 @@ def replacing(path: str | Path) -> Iterator[Path]:
     """Write a file atomically: yield a temporary path that is renamed to ``path`` if the block succeeds.
 
     The temporary file lies in the same folder, and its content is on the disk before it is renamed. Missing parent
-    folders are created. The file gets the mode of a new file, whatever the block makes of it.
+    folders are created, and temporary files of killed processes removed. The file gets the mode of a new file, whatever
+    the block makes of it.
 
     Raises:
         WriteError: If the disk is full, for instance; the earlier file is kept.
@@ -79,6 +81,7 @@ def replacing(path: str | Path) -> Iterator[Path]:
     temporary = path.with_name(temporary_name())
     with writing(path):
         path.parent.mkdir(parents=True, exist_ok=True)
+        _tidy(path.parent)
         try:
             file = os.open(temporary, os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o666)
             mode = S_IMODE(os.fstat(file).st_mode)
@@ -88,6 +91,12 @@ def replacing(path: str | Path) -> Iterator[Path]:
             temporary.replace(path)
         finally:
             temporary.unlink(missing_ok=True)
+
+
+@cache
+def _tidy(folder: Path) -> None:
+    """Remove what killed processes left in a folder, when this process writes there first."""
+    remove_leftovers(folder, unknown=False)
 
 
 def _flush(path: Path, mode: int) -> None:

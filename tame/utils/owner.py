@@ -6,6 +6,7 @@ import hashlib
 import os
 import re
 import socket
+from contextlib import suppress
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple, Self
@@ -62,15 +63,20 @@ def temporary_name() -> str:
     return TEMPORARY.replace("*", f"{Owner.own()}-{uuid4().hex[:8]}")
 
 
-def remove_leftovers(folder: Path) -> None:
-    """Remove temporary files of processes that no longer run, or that cannot be asked, from a folder.
+def remove_leftovers(folder: Path, unknown: bool = True) -> None:
+    """Remove temporary files of processes that no longer run from a folder.
 
-    Call it while the folder is locked: then no other machine writes there.
+    Args:
+        folder: The folder.
+        unknown: Also remove files of processes that cannot be asked, as of other machines: for a folder that is locked,
+            so that no other machine writes there.
     """
     for file in folder.glob(TEMPORARY):
         owner = Owner.of(file.name)
-        if owner is None or not owner.lives():
-            file.unlink(missing_ok=True)
+        lives = owner.lives() if owner else None
+        if lives is False or (lives is None and unknown):
+            with suppress(OSError):  # of another user, for instance
+                file.unlink(missing_ok=True)
 
 
 @cache

@@ -81,6 +81,16 @@ def test_the_next_run_takes_over_the_lock_of_a_killed_one_and_removes_its_tempor
     assert not list(killed.iterdir())
 
 
+def test_the_next_write_removes_the_temporaries_of_killed_processes_where_nothing_is_locked(killed: Path) -> None:
+    temporary = next(killed.glob("*.tmp"))
+    unknown = killed / f".tame-{'0' * 12}-1-2-abcdef01.tmp"  # of another machine
+    unknown.touch()
+    with replacing(killed / "note.txt") as current:
+        current.write_text("whole")
+        assert not temporary.exists() and unknown.exists() and current.exists()
+    assert (killed / "note.txt").read_text() == "whole"
+
+
 def test_temporaries_in_folders_of_ours_are_removed_and_no_others(killed: Path) -> None:
     temporary = next(killed.glob("*.tmp"))
     claim(killed, ["parts/", "looks/one.npy"])
@@ -102,6 +112,13 @@ def test_a_process_with_the_number_of_a_dead_one_does_not_hold_its_lock(tmp_path
     (tmp_path / LOCK).write_text(json.dumps({"process": str(own), "host": "here", "since": "today"}))
     with pytest.raises(InputError, match=f"in use by process {own.pid} on here"), locked(tmp_path):
         pass
+
+
+def test_where_the_system_tells_no_start_only_this_process_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("tame.utils.owner._start", lambda _: "")
+    own = Owner.own()
+    assert Owner.of(str(own)) == own == (own.machine, os.getpid(), "")
+    assert own.lives() and own._replace(pid=1).lives() is None
 
 
 @pytest.mark.parametrize("content", [f'{{"process": "{"0" * 12}-7-99", "host": "far", "since": "today"}}', "", "{"])
