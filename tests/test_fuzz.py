@@ -133,4 +133,4 @@ def test_any_weights_file_is_loaded_or_refused(tmp_path, toy_backbone, content):
         path.write_bytes(content)
     else:
         torch.save(content, path)
-    answered(load_network, spec, path, one_line=False)
+    answered(load_network, spec, path)

@@ -18,7 +18,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from tame.attention import build_attention
@@ -35,7 +35,7 @@ from tame.checkpoints.metadata import FORMAT, parse_metadata
 from tame.classifier import BackboneSpec, FrozenClassifier
 from tame.utils.checks import InputError
 from tame.utils.imports import absolute
-from tame.utils.io import replacing
+from tame.utils.io import write_bytes, write_text
 from tame.utils.versions import versions
 
 TENSORS = "attention.safetensors"
@@ -84,10 +84,8 @@ def save_attention(folder: Path, model: ExplainedClassifier, details: Mapping[st
     }
     text = json.dumps(metadata, indent=2)
     tensors = {name: value.detach().cpu().contiguous() for name, value in model.attention.state_dict().items()}
-    with replacing(folder / TENSORS) as temporary:
-        save_file(tensors, temporary, metadata={"tame": text})
-    with replacing(folder / METADATA) as temporary:
-        temporary.write_text(text + "\n", encoding="utf-8")
+    write_bytes(folder / TENSORS, save(tensors, metadata={"tame": text}))
+    write_text(folder / METADATA, text + "\n")
     return folder
 
 
@@ -190,8 +188,7 @@ def save_backbone(folder: Path, classifier: FrozenClassifier) -> None:
         name: value.cpu().clone(memory_format=torch.contiguous_format)
         for name, value in classifier.module.state_dict().items()
     }
-    with replacing(folder / BACKBONE_TENSORS) as temporary:
-        save_file(tensors, temporary)
+    write_bytes(folder / BACKBONE_TENSORS, save(tensors))
 
 
 def load_attention(path: str | Path, classifier: FrozenClassifier) -> nn.Module:
