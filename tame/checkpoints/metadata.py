@@ -20,7 +20,7 @@ _REQUIRED = {
     "output_size": str,
     "weights_sha256": str,
 }
-_OPTIONAL = {"gate": bool, "source": dict}
+_OPTIONAL = {"gate": bool, "source": dict, "classifier": dict, "preprocessing": dict}
 _WORDS = {str: "text", list: "a list", int: "a whole number", bool: "true or false", dict: "values by name"}
 _OUTPUT_SIZES = ("largest", "first")
 

@@ -25,7 +25,7 @@ from tame.evaluation.rows import DELETE, ROWS, Row, damaged, join_rows, read_row
 from tame.metrics import METRICS
 from tame.perturbations import PassRows
 from tame.utils.checks import InputError, shown
-from tame.utils.folders import claim, claimed, is_tidy, locked
+from tame.utils.folders import check_kind, claim, claimed, is_tidy, locked
 from tame.utils.io import check_same_settings, known_then, read_json, write_json
 
 SETTINGS = "settings.json"
@@ -73,7 +73,7 @@ class RunFolder:
                 wrote, settings of another kind of run, or rows that were computed with other settings, saying what
                 differs.
         """
-        self._check_kind()
+        check_kind(self.path / SETTINGS, {"method", "metrics"})
         settled = resume and self._is_ours() and not (self.path / PARTS).exists() and is_tidy(self.path)
         if settled and self.finished:
             _check_settings(self.path / SETTINGS, settings)
@@ -188,21 +188,6 @@ class RunFolder:
             return "tame" in read_json(self.path / SETTINGS, "")["versions"]
         except (InputError, KeyError, TypeError):
             return False
-
-    def _check_kind(self) -> None:
-        """Check that the settings in the folder are not those of a run of another kind, such as a training.
-
-        Raises:
-            InputError: If they are.
-        """
-        try:
-            found = read_json(self.path / SETTINGS, "").keys()
-        except InputError:
-            return  # absent or damaged
-        if not found >= {"method", "metrics"}:
-            raise InputError(
-                f"{shown(self.path)} holds {SETTINGS} of another kind of run: choose another output folder (out)"
-            )
 
     def _start_over(self) -> None:
         """Remove the files of the run in the folder, and nothing else."""

@@ -16,13 +16,14 @@ from tame.training.build import Training
 from tame.training.last_checkpoint import Found, previous_of, read_last
 from tame.training.plan import TRAIN_LIST, VAL_LIST, TrainingPlan
 from tame.utils.checks import InputError, shown
-from tame.utils.folders import claim, locked
+from tame.utils.folders import check_kind, claim, claimed, locked
 from tame.utils.io import check_same_settings, read_json, write_json
 from tame.utils.owner import remove_leftovers
 
 logger = logging.getLogger("tame")
 
 _SETTINGS = "settings.json"
+_KEYS = {"train_list_sha256"}  # of the settings of every training
 CURVES = "training.png"
 FILES = (
     TENSORS,
@@ -55,6 +56,8 @@ def run_folder(plan: TrainingPlan) -> Iterator[None]:
     if not is_main():
         yield
         return
+    if _SETTINGS in claimed(plan.folder):
+        check_kind(plan.folder / _SETTINGS, _KEYS)
     with locked(plan.folder):
         claim(plan.folder, FILES, known=_has_run(plan.folder))
         for pictures in (plan.folder / "logs").glob("*/explanations"):
@@ -115,6 +118,6 @@ def _checkpoints(plan: TrainingPlan) -> tuple[Path, Path]:
 def _has_run(folder: Path) -> bool:
     """Whether a run of an earlier version, which noted no files, is in a folder."""
     try:
-        return "train_list_sha256" in read_json(folder / _SETTINGS, "")
+        return read_json(folder / _SETTINGS, "").keys() >= _KEYS
     except InputError:
         return False

@@ -8,7 +8,7 @@ import os
 import socket
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Set
 from contextlib import contextmanager
 from datetime import datetime
 from pathlib import Path
@@ -81,6 +81,26 @@ def check_folder(folder: Path) -> None:
     """
     if file := next((each for each in (folder, *folder.parents) if each.exists() and not each.is_dir()), None):
         raise InputError(f"expected a folder to write the results to, got {shown(folder)}: {shown(file)} is a file")
+
+
+def check_kind(settings: Path, keys: Set[str]) -> None:
+    """Check that the settings in a folder, if they can be read, are those of a run of the same kind.
+
+    Args:
+        settings: JSON file with the settings of a run, which need not exist.
+        keys: What the settings of every run of this kind have.
+
+    Raises:
+        InputError: If they are of another kind, such as of a training where an evaluation is to be written.
+    """
+    try:
+        found = read_json(settings, "").keys()
+    except InputError:
+        return  # absent or damaged
+    if not found >= keys:
+        raise InputError(
+            f"{shown(settings.parent)} holds {settings.name} of another kind of run: choose another output folder (out)"
+        )
 
 
 def claim(folder: Path, names: Iterable[str], known: bool = False) -> None:

@@ -26,6 +26,19 @@ def test_files_of_the_user_are_not_written_over(run_toy, tmp_path, name, resume)
     assert file.read_text() == '{"mine": 1}'
 
 
+@pytest.mark.parametrize("resume", [True, False])
+def test_settings_of_another_kind_of_run_are_kept(run_toy, tmp_path, resume):
+    """As of an evaluation in the same folder, whose manifest names them."""
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "settings.json").write_text('{"method": "gradcam", "metrics": ["ad-ic"]}')
+    claim(out, ["settings.json"], known=True)
+    before = {path.name: path.read_text() for path in out.iterdir()}
+    with pytest.raises(InputError, match=r"holds settings.json of another kind of run: choose another output folder"):
+        run_toy(resume=resume)
+    assert {path.name: path.read_text() for path in out.iterdir()} == before
+
+
 def test_files_beside_a_run_are_left_alone(run_toy, tmp_path):
     note = tmp_path / "run" / "notes.md"
     note.parent.mkdir()
