@@ -18,6 +18,7 @@ from tame.training.plan import TRAIN_LIST, VAL_LIST, TrainingPlan
 from tame.utils.checks import InputError, shown
 from tame.utils.folders import claim, locked
 from tame.utils.io import check_same_settings, read_json, write_json
+from tame.utils.owner import remove_leftovers
 
 logger = logging.getLogger("tame")
 
@@ -56,6 +57,8 @@ def run_folder(plan: TrainingPlan) -> Iterator[None]:
         return
     with locked(plan.folder):
         claim(plan.folder, FILES, known=_has_run(plan.folder))
+        for pictures in (plan.folder / "logs").glob("*/explanations"):
+            remove_leftovers(pictures)
         yield
 
 

@@ -31,24 +31,16 @@ from tame.training.progress import quiet_lightning
 from tame.training.recipe import Recipe
 from tame.training.train import train
 from tame.utils.checks import InputError
+from tame.utils.folders import claim, locked
 from tame.utils.io import replacing
 from tame.visualize import learning_rate_curve
 
-WITHOUT = (
-    "lr",
-    "epochs",
-    "limit_val_images",
-    "devices",
-    "num_nodes",
-    "strategy",
-    "out",
-    "logger",
-    "resume",
-    "progress",
-)
+WITHOUT = ("lr", "epochs", "limit_val_images", "devices", "num_nodes", "strategy", "out", "logger", "resume")
 """Arguments of `tame.train` that do not matter to a range test."""
 
 _FEWEST_STEPS = 10
+_TABLE, _PICTURE = "lr_find.csv", "lr_find.png"
+_COLUMNS = ("lr", "loss", "smoothed")
 _SMOOTHING = 1 / 25  # standard deviation of the window, relative to the number of steps
 _CLEAR = 5.0  # number of standard errors of the smoothed loss from which on a fall counts
 
@@ -115,7 +107,7 @@ def lr_find(
         The curve, and the rate at which the smoothed loss falls most steeply, None if it does not fall clearly.
 
     Raises:
-        InputError: For anything that cannot be used, before the test starts.
+        InputError: For anything that cannot be used, or files of anyone else in the folder, before the test starts.
 
     Source: Smith, "Cyclical learning rates for training neural networks", WACV 2017, section 3.3.
     """
@@ -133,9 +125,12 @@ def lr_find(
         Recipe(**recipe, epochs=1),  # without one, no shared row is prepared
         Hardware(**hardware),
         training.get("seed", 0),
-        Output(out, resume=False, default="runs/{backbone}-lr-find"),
+        Output(out, resume=False, progress=training.get("progress", True), default="runs/{backbone}-lr-find"),
     )
-    return _write(range_test(build(plan), rates), plan.folder)
+    start = build(plan)
+    with locked(plan.folder):
+        claim(plan.folder, (_TABLE, _PICTURE), known=_is_curve(plan.folder / _TABLE))
+        return _write(range_test(start, rates), plan.folder)
 
 
 def range_test(training: Training, rates: LrRange) -> LrCurve:
@@ -167,6 +162,7 @@ def range_test(training: Training, rates: LrRange) -> LrCurve:
             logger=False,
             enable_checkpointing=False,
             enable_model_summary=False,
+            enable_progress_bar=plan.output.progress,
             callbacks=[training.unreadable],
             **plan.trainer_arguments(),
         )
@@ -188,10 +184,15 @@ def _write(curve: LrCurve, folder: Path) -> LrFound:
     """Write and return what a curve says."""
     smoothed = smooth(curve.losses)
     found = LrFound(curve, smoothed, suggest(curve), folder)
-    with replacing(folder / "lr_find.csv") as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
-        csv.writer(file).writerows([("lr", "loss", "smoothed"), *zip(*curve, smoothed, strict=True)])
-    learning_rate_curve(*curve, smoothed, found.suggestion, folder / "lr_find.png")
+    with replacing(folder / _TABLE) as temporary, temporary.open("w", newline="", encoding="utf-8") as file:
+        csv.writer(file).writerows([_COLUMNS, *zip(*curve, smoothed, strict=True)])
+    learning_rate_curve(*curve, smoothed, found.suggestion, folder / _PICTURE)
     return found
+
+
+def _is_curve(file: Path) -> bool:
+    """Whether a file is the table of a test of an earlier version, which noted no files."""
+    return file.is_file() and file.read_bytes().startswith(",".join(_COLUMNS).encode())
 
 
 class _Probe(AttentionModule):

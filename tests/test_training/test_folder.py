@@ -1,12 +1,15 @@
 """Whose a run's folder is: one run at a time, and no file of anyone else is written over."""
 
 import json
+import os
 
 import pytest
 
 from tame.checkpoints.native import read_metadata
+from tame.training.folder import FILES
 from tame.utils.checks import InputError
-from tame.utils.folders import locked
+from tame.utils.folders import claim, locked
+from tame.utils.owner import temporary_name
 
 
 @pytest.mark.parametrize("name", ["train.txt", "config.json", "settings.json", "metadata.json", "last/notes.txt"])
@@ -69,6 +72,18 @@ def test_a_run_that_an_earlier_version_wrote_is_started_over(run_toy):
     (out / ".tame-files.json").unlink()
     run_toy(epochs=0, seed=1, resume=False)
     assert read_metadata(out)["seed"] == 1
+
+
+def test_temporary_files_of_a_killed_run_are_removed(run_toy, tmp_path):
+    name = temporary_name().replace(f"-{os.getpid()}-", f"-{2**22 + 1}-")  # a process that does not run
+    folders = ["", "last", "lightning", "explanations", "logs/version_0/explanations"]
+    for folder in folders:
+        file = tmp_path / "run" / folder / name
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_text("half")
+    claim(tmp_path / "run", FILES, known=True)
+    run_toy(epochs=1)
+    assert not list((tmp_path / "run").rglob(name))
 
 
 def test_results_of_an_earlier_run_are_not_mixed_with_those_of_another(run_toy):

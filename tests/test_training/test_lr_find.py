@@ -70,11 +70,23 @@ def test_the_model_is_untouched_and_nothing_is_left_behind(toy, photographs, tmp
     assert sorted(tmp_path.rglob("*")) == files
 
 
+def test_files_of_the_user_are_not_written_over(find, tmp_path):
+    file = tmp_path / "found" / "lr_find.csv"
+    file.parent.mkdir()
+    file.write_text("mine")
+    with pytest.raises(InputError, match=r"found holds lr_find\.csv, which no run wrote"):
+        find(out="found")
+    assert file.read_text() == "mine"
+    file.write_text("lr,loss,smoothed\r\n1.0,1.0,1.0\r\n")  # of an earlier version, which noted no files
+    find(out="found")
+
+
 def test_only_the_two_files_are_written(find, tmp_path):
     before = set(tmp_path.rglob("*"))
     found = find(out="found")
     assert set(tmp_path.rglob("*")) - before == {
-        tmp_path / "found", tmp_path / "found" / "lr_find.csv", tmp_path / "found" / "lr_find.png",
+        tmp_path / "found", tmp_path / "found" / ".tame-files.json", tmp_path / "found" / "lr_find.csv",
+        tmp_path / "found" / "lr_find.png",
     }  # fmt: skip
     assert found.folder.name == "found"
     assert (tmp_path / "found" / "lr_find.png").read_bytes().startswith(b"\x89PNG")
