@@ -65,7 +65,7 @@ class ImageFiles(Dataset["list[PreparedImage] | Failure"]):
             self, batch_sampler=waiting, num_workers=num_workers, collate_fn=list, worker_init_fn=end_with_parent
         )
         bar = tqdm(total=len(self), initial=count, desc="explain", unit="image", disable=None if progress else True)
-        with bar, logging_redirect_tqdm(), noticing_ended_workers():
+        with bar, logging_redirect_tqdm(), noticing_ended_workers(ConnectionError, EOFError):
             for batch, items in zip(waiting, loader, strict=True):
                 yield dict(zip(batch, items, strict=True))
                 bar.update(len(batch))

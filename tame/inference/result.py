@@ -15,6 +15,7 @@ from PIL import Image
 from tame.explainers.build import MethodName
 from tame.utils.checks import shown
 from tame.utils.io import replacing, write_array
+from tame.utils.processes import is_of_ended_worker
 from tame.visualize import Box, figure, overlay
 
 _SINGLE, _SEVERAL = 600, 400  # side of a panel in pixels, if it is the only one and if it is one of several
@@ -32,7 +33,12 @@ class Failure(NamedTuple):
 
 
 def failure_of(what: str, file: object, error: Exception) -> Failure:
-    """Return the failure of a step, with the text of any error on one line."""
+    """Return the failure of a step, with the text of any error on one line.
+
+    An error that torch raises since a worker was killed, which may be at any step, is raised again.
+    """
+    if is_of_ended_worker(error):
+        raise error
     text = " ".join([f"{type(error).__name__}:", *str(error).split()]).rstrip(":")
     return Failure(str(file), shown(f"cannot {what} {file}: {text}"))
 

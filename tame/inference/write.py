@@ -29,6 +29,7 @@ from tame.utils.checks import InputError
 from tame.utils.folders import claim, claimed, locked
 from tame.utils.io import write_text
 from tame.utils.limits import check_numbers
+from tame.utils.processes import noticing_ended_workers
 
 logger = logging.getLogger("tame")
 
@@ -77,7 +78,7 @@ def write_explanations(
     Raises:
         InputError: For no files, no explainers or two of one name, classifiers of different classes, an unknown class,
             numbers out of range, or a folder that cannot be written to, that another process writes to, or that holds
-            files of the same names that no run wrote.
+            files of the same names that no run wrote; if a process that reads images was killed.
         WriteError: If the disk is full, for instance; what is written is resumed.
     """
     paths, out = [Path(file) for file in files], Path(out)
@@ -92,9 +93,10 @@ def write_explanations(
             run = _Run(out, methods, folders, names, classes, journal)
             done = () if len(methods) > 1 else journal.done  # grids need all images
             images = ImageFiles(paths, [Crop.of(by.classifier.spec.preprocessing) for by in methods])
-            for batch in images.batches(batch_size, num_workers, done, progress):
-                check_lock()
-                run.explain(batch)
+            with noticing_ended_workers():
+                for batch in images.batches(batch_size, num_workers, done, progress):
+                    check_lock()
+                    run.explain(batch)
             report = run.report()
             write_text(out / MANIFEST, json.dumps(report.entries, indent=2, allow_nan=False) + "\n")
     return report

@@ -30,17 +30,29 @@ def end_with_parent(worker: int = 0) -> None:
     threading.Thread(target=wait_for_end, daemon=True, name="parent-observer").start()
 
 
+def is_of_ended_worker(error: Exception) -> bool:
+    """Whether torch raised an error since a worker was killed."""
+    return isinstance(error, RuntimeError) and "DataLoader worker" in str(error)
+
+
 @contextmanager
-def noticing_ended_workers() -> Iterator[None]:
+def noticing_ended_workers(*also: type[Exception]) -> Iterator[None]:
     """Raise an error in plain words where a worker of a `torch.utils.data.DataLoader` was killed.
+
+    Enclose all that is done with its batches: torch raises an error wherever the main thread is at that moment.
+
+    Args:
+        also: Errors that mean the same here. Where batches are received, these are ``ConnectionError, EOFError``, of a
+            worker that was sending.
 
     Raises:
         InputError: For such a worker.
     """
+    kinds: tuple[type[Exception], ...] = (RuntimeError, *also)
     try:
         yield
-    except (RuntimeError, ConnectionError, EOFError) as error:  # the latter while it was sending
-        if isinstance(error, RuntimeError) and "DataLoader worker" not in str(error):
+    except kinds as error:
+        if not isinstance(error, also) and not is_of_ended_worker(error):
             raise
         raise InputError(
             "a process that reads images was ended, perhaps for lack of memory; what is done is kept. Run the same "

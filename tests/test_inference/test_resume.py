@@ -200,6 +200,7 @@ def test_a_failed_rename_loses_nothing_and_the_same_call_goes_on(run: Callable[.
 def test_a_killed_worker_is_one_sentence_and_the_same_call_goes_on(
     run: Callable[..., ExplainReport], noise_files: list[Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    whole = run(bright, out="whole")  # imports all that draws: torch's error would leave a half imported module
     prepare = tame.inference.image_files.prepare_image
 
     def end(image: Image.Image, crop: Any, file: str) -> Any:
@@ -209,8 +210,20 @@ def test_a_killed_worker_is_one_sentence_and_the_same_call_goes_on(
         ending.setattr("tame.inference.image_files.prepare_image", end)
         run(bright, num_workers=1)
     assert "\n" not in str(error.value)
-    assert run(bright) == run(bright, out="whole")
+    assert run(bright) == whole
     assert content("out") == content("whole")
+
+
+def test_a_worker_that_is_killed_while_an_image_is_drawn_is_no_failure_of_that_image(
+    run: Callable[..., ExplainReport], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def draw(row: Any) -> Any:
+        raise RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed.")
+
+    with monkeypatch.context() as ending, pytest.raises(InputError, match="reads images was ended"):
+        ending.setattr("tame.inference.write.draw_explanations", draw)
+        run(bright)
+    assert len(run(bright).entries) == 4
 
 
 # --- folders of others

@@ -67,7 +67,10 @@ def test_workers_end_with_a_killed_parent_whatever_they_are_sending(tmp_path: Pa
     [RuntimeError("DataLoader worker (pid 7) is killed by signal: Killed."), ConnectionResetError(), EOFError()],
 )
 def test_an_ended_worker_is_one_sentence_whenever_it_ended(error: Exception) -> None:
-    with pytest.raises(InputError, match="a process that reads images was ended"), noticing_ended_workers():
+    receiving = noticing_ended_workers(ConnectionError, EOFError)
+    with pytest.raises(InputError, match="a process that reads images was ended"), receiving:
         raise error
-    with pytest.raises(RuntimeError, match="another"), noticing_ended_workers():
+    with pytest.raises(RuntimeError, match="another"), noticing_ended_workers(EOFError):
         raise RuntimeError("another")
+    with pytest.raises(ConnectionError), noticing_ended_workers():
+        raise ConnectionError
