@@ -1,0 +1,81 @@
+"""SIGTERM and Ctrl-C are answered wherever they arrive."""
+
+import os
+import signal
+import sys
+import time
+
+import pytest
+import torch
+
+from tame.utils.signals import Terminated, terminable
+
+ENDS = {signal.SIGINT: KeyboardInterrupt, signal.SIGTERM: Terminated}
+
+
+class Finalised:
+    """Sends a signal to this process when it is no longer used; Python drops what is raised then."""
+
+    def __init__(self, number):
+        self.number = number
+
+    def __del__(self):
+        os.kill(os.getpid(), self.number)
+        time.sleep(0)  # the signal is handled here at the latest
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_in_a_finalizer_is_answered_after_it(number):
+    hook = sys.unraisablehook
+    with pytest.raises(ENDS[number]), terminable():
+        Finalised(number)
+        time.sleep(10)
+    assert sys.unraisablehook is hook
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_while_a_process_is_forked_is_answered_after_it(number):
+    waiting = [number]
+    os.register_at_fork(after_in_parent=lambda: waiting and os.kill(os.getpid(), waiting.pop()))
+    with pytest.raises(ENDS[number]), terminable():
+        child = os.fork()
+        if not child:
+            os._exit(0)
+        os.waitpid(child, 0)
+        time.sleep(10)
+
+
+def test_other_errors_of_finalizers_are_told_as_before(monkeypatch):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+
+    class Wrong:
+        def __del__(self):
+            raise ValueError("no")
+
+    with terminable():
+        Wrong()
+    assert [str(each.exc_value) for each in told] == ["no"]
+
+
+class Numbers(torch.utils.data.Dataset):
+    def __len__(self):
+        return 1000
+
+    def __getitem__(self, index):
+        time.sleep(0.01)
+        return index
+
+
+def test_workers_that_are_told_to_end_too_raise_nothing():
+    before = signal.getsignal(signal.SIGCHLD)
+    try:
+        with pytest.raises(Terminated), terminable():
+            batches = iter(torch.utils.data.DataLoader(Numbers(), num_workers=2))
+            next(batches)
+            for worker in batches._workers:
+                os.kill(worker.pid, signal.SIGTERM)
+            os.kill(os.getpid(), signal.SIGTERM)
+            list(batches)
+    finally:
+        signal.signal(signal.SIGCHLD, before)
