@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tame.cli.command import Command
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_ENDED = {130: "interrupted", 143: "terminated"}
 _COMPLETION = ("--print_shtab", "--print-shtab")
 
 
@@ -112,13 +113,13 @@ def _outcome(speaker: str, call: Callable[[], int], kept: Sequence[str] = ()) ->
         if found is None:
             raise
         status, problem = 1, found
-    if status > 2:  # a message of its own says how to go on
-        problem, kept = (problem, ()) if problem else ("interrupted" if status == 130 else "terminated", kept)
+    if problem and status in _ENDED:
+        kept = ()  # it says itself how to go on
     try:
         sys.stdout.flush()  # the end of a progress bar, for instance
     except OSError:
         _forget_output()
-    print(f"{speaker}: {shown('; '.join(filter(None, [problem, *kept])))}", file=sys.stderr)
+    print(f"{speaker}: {shown('; '.join(filter(None, [problem or _ENDED[status], *kept])))}", file=sys.stderr)
     return status
 
 
