@@ -74,11 +74,11 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
     Returns:
         The exit status.
     """
-    _log(logging.INFO)
-    keep_memory()
     kept: list[str] = []
 
     def call() -> int:
+        _log(logging.INFO)
+        keep_memory()
         command = load_command(name)
         kept.append(command.kept)
         return _run(command, name, arguments, defaults or {})

@@ -8,10 +8,12 @@ import sys
 import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import NoReturn
+from typing import Any, NoReturn
 
 _CHILD = getattr(signal, "SIGCHLD", None)  # of the end of a worker process; Windows has none
 _SOON = 0.05  # seconds, after which the place that drops exceptions is left
+
+_received: list[int] = []  # signals that are ending what runs
 
 
 class Terminated(SystemExit):
@@ -32,29 +34,55 @@ def terminable() -> Iterator[None]:
     """Raise `Terminated` in the block if SIGTERM arrives; nothing changes outside of the main thread.
 
     What a signal raises in a finalizer, or while a process is forked, Python drops: the signal is sent again then.
+    After a signal, finalizers of what was left half done print no errors.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    before, hook = signal.signal(signal.SIGTERM, _terminate), sys.unraisablehook
-    sys.unraisablehook = lambda dropped: _send_again(dropped, hook)
+    dropped: list[int] = []
+    hook, numbers = sys.unraisablehook, [signal.SIGTERM]
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # not where it is ignored
+        numbers.append(signal.SIGINT)
+    before = {number: signal.signal(number, _answer) for number in numbers}
+    sys.unraisablehook = lambda what: _notice(what, dropped, hook)
     try:
         yield
     finally:
         sys.unraisablehook = hook
-        signal.signal(signal.SIGTERM, before)
+        for number, handler in before.items():
+            signal.signal(number, handler)
+        _received.clear()
+        if dropped:
+            _raise(dropped.pop())
 
 
-def _send_again(dropped: sys.UnraisableHookArgs, hook: Callable[[sys.UnraisableHookArgs], object]) -> None:
-    error = dropped.exc_value
-    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
-    if isinstance(error, Exception) or number is None:
-        hook(dropped)
-    else:
-        threading.Timer(_SOON, os.kill, (os.getpid(), number)).start()
-
-
-def _terminate(*_: object) -> NoReturn:
+def note(number: int) -> None:
+    """Note that a signal ends what runs, before what it raises."""
+    _received.append(number)
     if _CHILD and getattr(signal.getsignal(_CHILD), "__module__", "").startswith("torch."):
-        signal.signal(_CHILD, signal.SIG_DFL)  # torch raises where workers are ended too, such as by a scheduler
-    raise Terminated
+        signal.signal(_CHILD, lambda *_: None)  # torch raises where workers are ended too, such as by a scheduler
+
+
+def _answer(number: int, _: object) -> NoReturn:
+    note(number)
+    _raise(number)
+
+
+def _raise(number: int) -> NoReturn:
+    raise KeyboardInterrupt if number == signal.SIGINT else Terminated
+
+
+def _notice(what: sys.UnraisableHookArgs, dropped: list[int], hook: Callable[[Any], object]) -> None:
+    """Send a signal again if it raised an exception that Python drops; pass other exceptions on."""
+    error = what.exc_value
+    number = signal.SIGINT if isinstance(error, KeyboardInterrupt) else getattr(error, "number", None)
+    if number is not None and not isinstance(error, Exception):
+        dropped.append(number)
+        threading.Timer(_SOON, _send, [dropped]).start()
+    elif not _received:
+        hook(what)
+
+
+def _send(dropped: list[int]) -> None:
+    if dropped:
+        os.kill(os.getpid(), dropped.pop())

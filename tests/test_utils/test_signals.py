@@ -45,6 +45,39 @@ def test_a_signal_while_a_process_is_forked_is_answered_after_it(number):
         time.sleep(10)
 
 
+@pytest.mark.parametrize("number", ENDS)
+def test_a_signal_in_a_finalizer_is_not_lost_if_the_block_ends_before_it_is_answered(number):
+    with pytest.raises(ENDS[number]), terminable():
+        Finalised(number)
+        raise ValueError("of a worker that was ended, too")
+    time.sleep(0.2)  # it is not sent any more
+
+
+class Half:
+    def __del__(self):
+        raise AttributeError("as torch's loader that has not started all its workers")
+
+
+@pytest.mark.parametrize("number", ENDS)
+def test_what_is_left_half_done_prints_nothing(monkeypatch, number):
+    told = []
+    monkeypatch.setattr(sys, "unraisablehook", told.append)
+    with terminable():
+        with pytest.raises(ENDS[number]):
+            os.kill(os.getpid(), number)
+        Half()
+    assert not told
+
+
+def test_a_signal_that_is_ignored_stays_so():
+    before = signal.signal(signal.SIGINT, signal.SIG_IGN)
+    try:
+        with terminable():
+            os.kill(os.getpid(), signal.SIGINT)
+    finally:
+        signal.signal(signal.SIGINT, before)
+
+
 def test_other_errors_of_finalizers_are_told_as_before(monkeypatch):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
