@@ -6,6 +6,7 @@ import os
 import signal
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, NoReturn
@@ -47,6 +48,10 @@ def terminable() -> Iterator[None]:
     sys.unraisablehook = lambda what: _notice(what, dropped, hook)
     try:
         yield
+    except BaseException as error:
+        if _received:
+            _let_go(error)
+        raise
     finally:
         sys.unraisablehook = hook
         for number, handler in before.items():
@@ -61,6 +66,13 @@ def note(number: int) -> None:
     _received.append(number)
     if _CHILD and getattr(signal.getsignal(_CHILD), "__module__", "").startswith("torch."):
         signal.signal(_CHILD, lambda *_: None)  # torch raises where workers are ended too, such as by a scheduler
+
+
+def _let_go(error: BaseException | None) -> None:
+    """Drop what the frames of an exception hold, so that it is finalised now."""
+    while error is not None:
+        traceback.clear_frames(error.__traceback__)
+        error = error.__context__
 
 
 def _answer(number: int, _: object) -> NoReturn:

@@ -1,5 +1,6 @@
 """SIGTERM and Ctrl-C are answered wherever they arrive."""
 
+import gc
 import os
 import signal
 import sys
@@ -62,10 +63,17 @@ class Half:
 def test_what_is_left_half_done_prints_nothing(monkeypatch, number):
     told = []
     monkeypatch.setattr(sys, "unraisablehook", told.append)
-    with terminable():
-        with pytest.raises(ENDS[number]):
-            os.kill(os.getpid(), number)
-        Half()
+
+    def work():
+        half = Half()
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+        return half
+
+    with pytest.raises(ENDS[number]) as error, terminable():
+        work()
+    del error
+    gc.collect()
     assert not told
 
 
