@@ -1,10 +1,10 @@
 """Commands that are killed, run out of disk, or run twice at once: is anything wrong, unreadable, or left behind?
 
-``python tests/kills.py --moments 25`` kills each of train, evaluate, compare and explain at 25 random moments by each of
-SIGKILL, SIGTERM and SIGINT, with 0 and 2 worker processes, half of the time with its workers; starts the same command
-again (which is killed, too, in a fifth of the cases); and compares what is left then with what an uninterrupted run
-leaves. ``--disks 20`` lets the disk be full at 20 sizes, and then starts the same command with more space; this needs the
-right to mount. ``--together 5`` starts two and three of the same command at once, 5 times each.
+``python tests/kills.py --moments 25`` kills each of train, evaluate, compare and explain at 25 random moments by each
+of SIGKILL, SIGTERM and SIGINT, with 0 and 2 worker processes, half of the time with its workers; starts the same
+command again (which is killed, too, in a fifth of the cases); and compares what is left then with what an uninterrupted
+run leaves. ``--disks 20`` lets the disk be full at 20 sizes, and then starts the same command with more space; this
+needs the right to mount. ``--together 5`` starts two and three of the same command at once, 5 times each. Linux only.
 """
 
 from __future__ import annotations
@@ -239,10 +239,10 @@ def _commands(folder: Path) -> dict[str, list[str]]:
     lists = ["--train-list", str(folder / "train.txt"), "--val-list", str(folder / "val.txt")]
     every = [*network, *data, "--list", str(folder / "all.txt"), "--batch-size", "3"]
     return {
-        "train": [*network, *data, *lists, *["--epochs", "2", "--batch-size", "2", "--init-images", "4"]],
+        "train": [*network, *data, *lists, "--epochs", "2", "--batch-size", "2", "--init-images", "4"],
         "evaluate": [*every, "--method", "gradcam"],
         "compare": [*every, "--methods", "gradcam,centre"],
-        "explain": [str(photographs), *network, *["--method", "gradcam", "--batch-size", "2"]],
+        "explain": [str(photographs), *network, "--method", "gradcam", "--batch-size", "2"],
     }
 
 
@@ -306,7 +306,8 @@ def main() -> int:
 
 
 def _print(name: str, counts: Counts, total: Counts) -> None:
-    print(f"{name:17} {counts}", *(counts.messages if name != "all" else ()), sep="\n    ", flush=True)
+    messages = counts.messages if name != "all" else ()
+    print(f"{name:17} {counts}", *messages, sep="\n    ", flush=True)  # noqa: T201 - its table
     total.tries += counts.tries
     total.faults += counts.faults
     total.status += counts.status

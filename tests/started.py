@@ -147,7 +147,7 @@ class Started:
 
 
 def preload() -> None:
-    """Import what commands import, so that a fork need not; nothing is computed, since a fork has no threads of torch."""
+    """Import what commands import, so that a fork need not; nothing is computed: a fork has no threads of torch."""
     torch.set_num_threads(1)
     modules = [f"tame.cli.{name.replace('-', '_')}" for name in COMMANDS]
     for module in ("tame.cli.parsing", *modules, "lightning", "torchvision", "matplotlib.pyplot", "pandas", "torch.fx"):

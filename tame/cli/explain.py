@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from tame.checkpoints.classifier import load_classifier
-from tame.cli.command import Arguments, Command, Part
+from tame.cli.command import RESUMES, Arguments, Command, Part
 from tame.inference.explain_files import explain_files
 from tame.inference.result import ExplainReport
 from tame.utils.checks import shown
@@ -36,6 +36,7 @@ def _classes(report: ExplainReport) -> list[str]:
 
 COMMAND = Command(
     run=run,
+    kept=RESUMES,
     parts=(Part(explain_files), Part(load_classifier, without=("backbone", "checkpoint"))),
     examples=(
         "tame explain photo.jpg",

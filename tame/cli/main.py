@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from tame.cli.command import Command
 
 _NO_MEMORY = re.compile(r"out of memory|can't allocate memory|not enough memory", re.IGNORECASE)
+_ENDED = {130: "interrupted", 143: "terminated"}
 _COMPLETION = ("--print_shtab", "--print-shtab")
 
 
@@ -73,11 +74,11 @@ def run_command(name: str, arguments: Sequence[str], defaults: Mapping[str, Any]
     Returns:
         The exit status.
     """
-    _log(logging.INFO)
-    keep_memory()
     kept: list[str] = []
 
     def call() -> int:
+        _log(logging.INFO)
+        keep_memory()
         command = load_command(name)
         kept.append(command.kept)
         return _run(command, name, arguments, defaults or {})
@@ -94,15 +95,16 @@ def _outcome(speaker: str, call: Callable[[], int], kept: Sequence[str] = ()) ->
         kept: What is left where it was interrupted, or could not write.
     """
     try:
-        status = call()
-        sys.stdout.flush()  # an error of the last lines is still told
+        with terminable():
+            status = call()
+            sys.stdout.flush()  # an error of the last lines is still told
         return status
     except InputError as error:
         status, problem, kept = 2, str(error), ()
     except KeyboardInterrupt as interruption:
-        status, problem = 130, str(interruption) or "interrupted"
+        status, problem = 130, str(interruption)
     except Terminated as termination:
-        status, problem = 143, str(termination)
+        status, problem = 143, termination.message
     except BrokenPipeError:
         _forget_output()
         return 141
@@ -111,11 +113,13 @@ def _outcome(speaker: str, call: Callable[[], int], kept: Sequence[str] = ()) ->
         if found is None:
             raise
         status, problem = 1, found
-    print(f"{speaker}: {shown('; '.join(filter(None, [problem, *kept])))}", file=sys.stderr)
+    if problem and status in _ENDED:
+        kept = ()  # it says itself how to go on
     try:
-        sys.stdout.flush()
+        sys.stdout.flush()  # the end of a progress bar, for instance
     except OSError:
         _forget_output()
+    print(f"{speaker}: {shown('; '.join(filter(None, [problem or _ENDED[status], *kept])))}", file=sys.stderr)
     return status
 
 
@@ -132,8 +136,7 @@ def _run(command: Command, name: str, arguments: Sequence[str], defaults: Mappin
         return 0
     _log(logging.WARNING if parsed.quiet else logging.INFO)
     logging.getLogger("tame").setLevel(logging.DEBUG if parsed.verbose else logging.NOTSET)
-    with terminable():
-        return command.run(parsed)
+    return command.run(parsed)
 
 
 def _system_error(error: Exception) -> str | None:

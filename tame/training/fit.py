@@ -65,25 +65,26 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
     resume_from = begin(training)
     if plan.choices.epochs == 0:
         return Fitted(_seconds(training), history, None, is_main())
-    with quiet_lightning(), Interrupts(alone=plan.hardware.processes == 1) as interrupts:
-        best = BestCheckpoint(last_checkpoint(plan).parent, monitor)
-        last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
-        own = [history, training.unreadable, best, last, *_validation(plan)]
-        trainer = _trainer(training, [*own, *callbacks], measure_start=resume_from is None)
-        interrupts.of(trainer)
-        for each in trainer.loggers:
-            each.log_hyperparams(plan.hyperparameters())
-        try:
+    interrupts = Interrupts(alone=plan.hardware.processes == 1)
+    try:
+        with quiet_lightning(), interrupts:
+            best = BestCheckpoint(last_checkpoint(plan).parent, monitor)
+            last = LastCheckpoint(last_checkpoint(plan), _SAVE_EVERY, interrupts)
+            own = [history, training.unreadable, best, last, *_validation(plan)]
+            trainer = _trainer(training, [*own, *callbacks], measure_start=resume_from is None)
+            interrupts.of(trainer)
+            for each in trainer.loggers:
+                each.log_hyperparams(plan.hyperparameters())
             trainer.fit(_module(training), training.data, ckpt_path=resume_from, weights_only=True)
-        except (Interrupted, Exception) as error:
-            interrupted = error if isinstance(error, Interrupted) else interrupts.received  # another process ended
-            if not interrupted:
-                raise
-            if not trainer.is_global_zero:
-                raise SystemExit(128 + interrupted.number) from None
-            raise interrupted.as_exit(_how_to_continue(training)) from None
-        if not history.validations and (found := read(training)):
-            history.load_state_dict(found.history)  # other processes measured it
+            if not history.validations and (found := read(training)):
+                history.load_state_dict(found.history)  # other processes measured it
+    except (Interrupted, Exception) as error:
+        interrupted = error if isinstance(error, Interrupted) else interrupts.received  # another process ended
+        if not interrupted:
+            raise
+        if not is_main():
+            raise SystemExit(128 + interrupted.number) from None
+        raise interrupted.as_exit(_how_to_continue(training)) from None
     training.model.to(plan.device)  # Lightning leaves it on the CPU
     return Fitted(_seconds(training), history, Path(best.best_model_path), trainer.is_global_zero)
 

@@ -12,7 +12,7 @@ from typing import Any, Self
 from lightning import Trainer
 from lightning.pytorch.strategies.launchers import _MultiProcessingLauncher
 
-from tame.utils.signals import Terminated
+from tame.utils.signals import Terminated, note
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _CHILD = getattr(signal, "SIGCHLD", None)  # of the end of a worker process; Windows has none
@@ -100,6 +100,7 @@ class Interrupts:
             self.forward(number)
         if first and (self.in_step or not self.alone):
             return
+        note(number)
         raise Interrupted(number)
 
     def _child_ended(self, number: int, frame: FrameType | None) -> None:

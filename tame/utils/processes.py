@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import sys
 import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import TracebackType
 
 from tame.utils.checks import InputError
 
@@ -28,6 +30,14 @@ def end_with_parent(worker: int = 0) -> None:
         os._exit(2)
 
     threading.Thread(target=wait_for_end, daemon=True, name="parent-observer").start()
+    if parent:
+        sys.excepthook = _say_nothing_of_readers
+
+
+def _say_nothing_of_readers(kind: type[BaseException], error: BaseException, trace: TracebackType | None) -> None:
+    """Print an error as Python does, unless the parent no longer reads what a thread of this process is sending."""
+    if not isinstance(error, ConnectionError | EOFError):
+        sys.__excepthook__(kind, error, trace)
 
 
 def is_of_ended_worker(error: Exception) -> bool:

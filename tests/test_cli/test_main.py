@@ -4,8 +4,11 @@ import errno
 import io
 import json
 import logging
+import os
+import signal
 import subprocess
 import sys
+import time
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,7 +17,7 @@ import torch
 
 from tame import __version__
 from tame.cli.commands import ALIASES, COMMANDS, load_command
-from tame.cli.main import main, run_command
+from tame.cli.main import _outcome, main, run_command
 from tame.cli.signatures import first_sentence
 from tame.utils.checks import InputError
 from tame.utils.signals import Terminated
@@ -139,8 +142,39 @@ def test_an_interrupted_command(run_raising):
         130,
         "tame list: stopped after 3 steps\n",
     )
+    assert run_raising(Terminated("1 step is saved; run it again")) == (
+        143,
+        "tame evaluate: 1 step is saved; run it again\n",
+    )
     assert run_raising(Terminated()) == (143, f"tame evaluate: terminated; {KEPT}\n")
     assert run_raising(KeyboardInterrupt()) == (130, f"tame evaluate: interrupted; {KEPT}\n")
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("place", ["tame.cli.main.load_command", "tame.cli.parsing.parse"])
+def test_a_command_that_is_interrupted_before_it_runs(tame, monkeypatch, number, place):
+    def interrupted(*_):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    monkeypatch.setattr(place, interrupted)
+    status, output, errors = tame("list")
+    ends = {signal.SIGINT: (130, "tame list: interrupted\n"), signal.SIGTERM: (143, "tame list: terminated\n")}
+    assert ((status, errors), output) == (ends[number], "")
+
+
+def test_what_was_printed_stands_before_the_error(monkeypatch):
+    """Both go to one terminal or file."""
+    both = io.BytesIO()
+    monkeypatch.setattr(sys, "stdout", io.TextIOWrapper(both))
+    monkeypatch.setattr(sys, "stderr", io.TextIOWrapper(both, write_through=True))
+
+    def fail():
+        sys.stdout.write("the end of a progress bar\n")
+        raise InputError("no")
+
+    assert _outcome("tame list", fail) == 2
+    assert both.getvalue() == b"the end of a progress bar\ntame list: no\n"
 
 
 @pytest.mark.parametrize(

@@ -71,6 +71,21 @@ def test_a_run_interrupted_before_its_first_step_starts_again(run_toy, tmp_path,
     assert_same_end(run_toy(), whole)
 
 
+@pytest.mark.parametrize("number", ENDS)
+@pytest.mark.parametrize("place", ["_trainer", "_module"])
+def test_a_run_interrupted_while_it_is_prepared_starts_again(run_toy, tmp_path, monkeypatch, number, place):
+    whole = run_toy(out=tmp_path / "whole")
+
+    def interrupted(*_, **__):
+        os.kill(os.getpid(), number)
+        time.sleep(1)
+
+    with monkeypatch.context() as patch, pytest.raises(ENDS[number], match="^interrupted before a step could be saved"):
+        patch.setattr(f"tame.training.fit.{place}", interrupted)
+        run_toy()
+    assert_same_end(run_toy(), whole)
+
+
 def test_a_second_signal_does_not_wait_for_the_step(run_toy, tmp_path):
     whole = run_toy(out=tmp_path / "whole")
     with pytest.raises(KeyboardInterrupt, match="interrupted before a step could be saved"):

@@ -1,3 +1,4 @@
+import multiprocessing
 import os
 import signal
 import subprocess
@@ -9,7 +10,7 @@ import pytest
 
 import tame
 from tame.utils.checks import InputError
-from tame.utils.processes import noticing_ended_workers
+from tame.utils.processes import end_with_parent, noticing_ended_workers
 
 SCRIPT = """
 import multiprocessing, time
@@ -74,3 +75,19 @@ def test_an_ended_worker_is_one_sentence_whenever_it_ended(error: Exception) -> 
         raise RuntimeError("another")
     with pytest.raises(ConnectionError), noticing_ended_workers():
         raise ConnectionError
+
+
+def fail(error):
+    end_with_parent()
+    sys.excepthook(type(error), error, None)  # as `multiprocessing.resource_sharer` does in a thread
+
+
+@pytest.mark.parametrize(
+    ("error", "said"), [(ConnectionResetError("reader"), ""), (EOFError(), ""), (ValueError("mine"), "mine")]
+)
+def test_a_worker_says_nothing_if_its_parent_no_longer_reads(capfd, error, said):
+    worker = multiprocessing.get_context("fork").Process(target=fail, args=[error])
+    worker.start()
+    worker.join()
+    errors = capfd.readouterr().err
+    assert errors == (f"ValueError: {said}\n" if said else "")
