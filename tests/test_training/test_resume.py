@@ -37,6 +37,18 @@ class InterruptValidation(lightning.Callback):
             raise SystemExit(1)
 
 
+class InterruptStart(lightning.Callback):
+    """Ends a run before an epoch, or before its first step."""
+
+    def __init__(self, hook, steps):
+        self.steps = steps
+        setattr(self, hook, self.stop)
+
+    def stop(self, trainer, *_):
+        if trainer.global_step == self.steps:
+            raise SystemExit(1)
+
+
 @pytest.fixture
 def interrupted(run_toy):
     """Run until an error ends it."""
@@ -265,3 +277,14 @@ def test_a_finished_run_is_not_overwritten(run_toy):
     assert (out / "attention.safetensors").read_bytes() == before
     run_toy(epochs=0, seed=1, resume=False)
     assert read_metadata(out)["seed"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start"])
+def test_a_run_resumed_between_two_epochs_trains_on_the_next_epochs_batches(
+    run_toy, interrupted, tmp_path, hook, workers
+):
+    """An epoch has 5 steps; workers prefetch before Lightning tells them the epoch."""
+    whole = run_toy(out=tmp_path / "whole", preset="released")
+    interrupted(InterruptStart(hook, 5), preset="released", num_workers=workers)
+    assert_same_end(run_toy(preset="released", num_workers=workers), whole)
