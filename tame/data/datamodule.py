@@ -160,7 +160,10 @@ class ImageListDataModule(LightningDataModule):
         Lightning tells the sampler only after creating the iterator, when workers already prefetch; and a run that is
         resumed between two epochs still has the number of the earlier one as its current epoch.
         """
-        return self.trainer.fit_loop.epoch_progress.current.processed if self.trainer else 0
+        if self.trainer is None:
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(progress.processed)
 
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1
