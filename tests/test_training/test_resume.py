@@ -1,5 +1,6 @@
 """Interrupted runs, finished runs, and runs of other settings in the same folder."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -288,3 +289,16 @@ def test_a_run_resumed_between_two_epochs_trains_on_the_next_epochs_batches(
     whole = run_toy(out=tmp_path / "whole", preset="released")
     interrupted(InterruptStart(hook, 5), preset="released", num_workers=workers)
     assert_same_end(run_toy(preset="released", num_workers=workers), whole)
+
+
+def test_a_full_disk_of_the_log_is_one_line_that_names_it(run_toy, tmp_path, monkeypatch, capfd):
+    """TensorBoard writes in a thread of its own."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match=r"cannot write .*logs: .*\(ENOSPC\)"):
+        patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+        run_toy(logger=["csv", "tensorboard"])
+    assert "Traceback" not in capfd.readouterr().err
+    assert run_toy().metrics
