@@ -114,8 +114,7 @@ class ImageListDataModule(LightningDataModule):
         if not len(self.train_set):
             raise InputError("expected training images, got none")
         sampler = EpochSampler(len(self.train_set), self.seed)
-        # Lightning sets the epoch only after creating the iterator, when workers already prefetch
-        sampler.set_epoch(self.trainer.current_epoch if self.trainer else 0)
+        sampler.set_epoch(self._epoch())
         loader = ResumableLoader(
             cast(Any, self.train_set),
             batch_size=self.batch_size,
@@ -142,6 +141,17 @@ class ImageListDataModule(LightningDataModule):
         return DistributedSamplerWrapper(
             sampler, num_replicas=self._processes(), rank=self.trainer.global_rank, shuffle=False
         )
+
+    def _epoch(self) -> int:
+        """Return the epoch that is trained next.
+
+        Lightning tells the sampler only after creating the iterator, when workers already prefetch; and a run that is
+        resumed between two epochs still has the number of the earlier one as its current epoch.
+        """
+        if self.trainer is None:
+            return 0
+        progress: Any = self.trainer.fit_loop.epoch_progress.current
+        return int(progress.processed)
 
     def _processes(self) -> int:
         return self.trainer.world_size if self.trainer else 1

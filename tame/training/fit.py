@@ -23,6 +23,7 @@ from tame.training.loggers import build_loggers
 from tame.training.module import AttentionModule
 from tame.training.plan import TrainingPlan
 from tame.training.progress import ProgressBar, is_verbose, quiet_lightning
+from tame.utils.io import WriteError
 
 MONITOR = "val/rank/AD_50"
 """Logged value whose smallest epoch is the best."""
@@ -81,6 +82,8 @@ def fit(training: Training, callbacks: Sequence[Callback] = (), monitor: str = M
     except (Interrupted, Exception) as error:
         interrupted = error if isinstance(error, Interrupted) else interrupts.received  # another process ended
         if not interrupted:
+            if isinstance(error, OSError) and error.filename is None and error.errno:  # of a logger
+                raise WriteError(plan.folder / "logs", error.errno) from error
             raise
         if not is_main():
             raise SystemExit(128 + interrupted.number) from None

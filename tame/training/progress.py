@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import logging
+import threading
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any
 
@@ -24,6 +25,7 @@ def quiet_lightning() -> Iterator[None]:
     """Silence Lightning's messages and warnings; where details are shown, show each once."""
     loggers = [logging.getLogger(name) for name in _LIGHTNING]
     before = [(each.level, each.handlers[:], each.propagate) for each in loggers]
+    hook, threading.excepthook = threading.excepthook, _say_nothing_of_tensorboard(threading.excepthook)
     try:
         with warnings.catch_warnings():
             for each in loggers:
@@ -35,9 +37,20 @@ def quiet_lightning() -> Iterator[None]:
                 warnings.filterwarnings("ignore", module=r"lightning\b")
             yield
     finally:
+        threading.excepthook = hook
         for each, (level, handlers, propagate) in zip(loggers, before, strict=True):
             each.level, each.handlers, each.propagate = level, handlers, propagate
             each.setLevel(level)
+
+
+def _say_nothing_of_tensorboard(hook: Callable[[Any], object]) -> Callable[[Any], object]:
+    """Return a hook for errors in threads that leaves out those of TensorBoard's writer, which its next call raises."""
+
+    def say(what: threading.ExceptHookArgs) -> None:
+        if not type(what.thread).__module__.startswith("tensorboard."):
+            hook(what)
+
+    return say
 
 
 class ProgressBar(TQDMProgressBar):

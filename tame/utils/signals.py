@@ -35,7 +35,7 @@ def terminable() -> Iterator[None]:
     """Raise `Terminated` in the block if SIGTERM arrives; nothing changes outside of the main thread.
 
     What a signal raises in a finalizer, or while a process is forked, Python drops: the signal is sent again then.
-    After a signal, finalizers of what was left half done print no errors.
+    After a signal, finalizers of what was left half done print no errors, and errors that it led to are not raised.
     """
     if threading.current_thread() is not threading.main_thread():
         yield
@@ -51,6 +51,8 @@ def terminable() -> Iterator[None]:
     except BaseException as error:
         if _received:
             _let_go(error)
+            if isinstance(error, Exception):  # code in C made it of what the signal raised
+                _raise(_received[-1])
         raise
     finally:
         sys.unraisablehook = hook

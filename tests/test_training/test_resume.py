@@ -1,5 +1,6 @@
 """Interrupted runs, finished runs, and runs of other settings in the same folder."""
 
+import errno
 import json
 import signal
 from pathlib import Path
@@ -34,6 +35,18 @@ class InterruptValidation(lightning.Callback):
 
     def on_validation_batch_end(self, trainer, pl_module, *_):
         if trainer.current_epoch == self.epoch:
+            raise SystemExit(1)
+
+
+class InterruptStart(lightning.Callback):
+    """Ends a run before an epoch, or before its first step."""
+
+    def __init__(self, hook, steps):
+        self.steps = steps
+        setattr(self, hook, self.stop)
+
+    def stop(self, trainer, *_):
+        if trainer.global_step == self.steps:
             raise SystemExit(1)
 
 
@@ -265,3 +278,27 @@ def test_a_finished_run_is_not_overwritten(run_toy):
     assert (out / "attention.safetensors").read_bytes() == before
     run_toy(epochs=0, seed=1, resume=False)
     assert read_metadata(out)["seed"] == 1
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+@pytest.mark.parametrize("hook", ["on_train_epoch_start", "on_train_batch_start"])
+def test_a_run_resumed_between_two_epochs_trains_on_the_next_epochs_batches(
+    run_toy, interrupted, tmp_path, hook, workers
+):
+    """An epoch has 5 steps; workers prefetch before Lightning tells them the epoch."""
+    whole = run_toy(out=tmp_path / "whole", preset="released")
+    interrupted(InterruptStart(hook, 5), preset="released", num_workers=workers)
+    assert_same_end(run_toy(preset="released", num_workers=workers), whole)
+
+
+def test_a_full_disk_of_the_log_is_one_line_that_names_it(run_toy, tmp_path, monkeypatch, capfd):
+    """TensorBoard writes in a thread of its own."""
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as patch, pytest.raises(WriteError, match=r"cannot write .*logs: .*\(ENOSPC\)"):
+        patch.setattr("tensorboard.summary.writer.record_writer.RecordWriter.write", full)
+        run_toy(logger=["csv", "tensorboard"])
+    assert "Traceback" not in capfd.readouterr().err
+    assert run_toy().metrics

@@ -54,6 +54,17 @@ def test_a_signal_in_a_finalizer_is_not_lost_if_the_block_ends_before_it_is_answ
     time.sleep(0.2)  # it is not sent any more
 
 
+@pytest.mark.parametrize("number", ENDS)
+def test_an_error_that_a_signal_led_to_is_not_raised(number):
+    """As torch makes a TypeError of what is raised while it looks at a value."""
+    with pytest.raises(ENDS[number]), terminable():
+        try:
+            os.kill(os.getpid(), number)
+            time.sleep(1)
+        except BaseException:
+            raise TypeError("could not determine the shape") from None
+
+
 class Half:
     def __del__(self):
         raise AttributeError("as torch's loader that has not started all its workers")
