@@ -87,9 +87,14 @@ class Interrupts:
             signal.signal(_CHILD, self._child_ended)
 
     def agreed(self, trainer: Trainer) -> int:
-        """Return the signal that has arrived, in any of the processes, which all ask; 0 without one."""
-        if self.alone or not trainer.strategy.reduce_boolean_decision(bool(self._number), all=False):
+        """Return the signal that has arrived, in any of the processes, which all ask; 0 without one.
+
+        A signal that arrives while several processes ask is answered after the next batch.
+        """
+        if self.alone:
             return self._number
+        if not trainer.strategy.reduce_boolean_decision(bool(self._number), all=False):
+            return 0
         return self._number or signal.SIGTERM
 
     def _receive(self, number: int, frame: FrameType | None) -> None:

@@ -6,11 +6,13 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import lightning
 import pytest
 
 import tame
+from tame.training.interrupts import Interrupts
 from tame.utils.signals import Terminated, terminable
 from test_training.test_resume import assert_same_end
 
@@ -137,3 +139,16 @@ def test_the_command_ends_with_one_line_and_leaves_no_process(photographs, tmp_p
     with pytest.raises(ProcessLookupError):
         os.killpg(process.pid, 0)
     assert not list((tmp_path / "run").glob("**/.tame-*.tmp")) and not (tmp_path / "run" / ".tame-lock").exists()
+
+
+def test_a_signal_while_processes_ask_each_other_is_answered_after_the_next_batch():
+    """If one process answered it at once, the others would wait for it in their next step for ever."""
+    interrupts = Interrupts(alone=False)
+
+    def decide(mine, all):  # noqa: A002 - Lightning's name
+        interrupts._number = signal.SIGTERM  # arrives when this process has said that it had none
+        return mine
+
+    trainer = SimpleNamespace(strategy=SimpleNamespace(reduce_boolean_decision=decide))
+    assert interrupts.agreed(trainer) == 0
+    assert interrupts.agreed(trainer) == signal.SIGTERM
