@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from datetime import timedelta
 from typing import Any
 
 from hypothesis import HealthCheck, settings
@@ -12,11 +13,18 @@ from tame.utils.checks import InputError
 
 
 def tries(count: int) -> settings:
-    """Run a test with ``count`` inputs, or a multiple of them; without hypothesis' own database of failures."""
+    """Run a test with ``count`` inputs, or a multiple of them; without hypothesis' own database of failures.
+
+    In such a long run an input that takes more than two seconds is a failure.
+    """
     many = count * int(os.environ.get("TAME_FUZZ", "1"))
     quiet = [HealthCheck.function_scoped_fixture, HealthCheck.too_slow, HealthCheck.data_too_large]
     return settings(
-        max_examples=many, deadline=None, suppress_health_check=quiet, database=None, derandomize=many == count
+        max_examples=many,
+        deadline=None if many == count else timedelta(seconds=2),
+        suppress_health_check=quiet,
+        database=None,
+        derandomize=many == count,
     )
 
 
