@@ -61,10 +61,10 @@ class TrainingLists:
         Raises:
             InputError: If it does.
         """
-        own = zip(written, self.hashes().values(), strict=True)
-        for file, content in own:
+        hashes = self.hashes()
+        for file, name in zip(written, ("train_list_sha256", "val_list_sha256"), strict=True):
             for read in (self.train_file, self.val_file):
-                if read and file.is_file() and file.samefile(read) and _sha256(file) != content:
+                if read and file.is_file() and file.samefile(read) and _sha256(file) != hashes[name]:
                     raise InputError(
                         f"expected lists of images outside of out, got {shown(read)}, which the run would overwrite: "
                         "choose another output folder (out)"

@@ -18,7 +18,7 @@ from logged_trainings import MEAN, SPEC, STD, Training, trainer
 from small_runs import Images, request_for
 from tame.callbacks.metrics import AverageDropIncrease, MetricCallback, RemoveAndDebias
 from tame.classifier import FrozenClassifier
-from tame.evaluation import run_evaluation
+from tame.evaluation import Evaluation, run_evaluations
 from tame.explainers import build_explainer
 from tame.metrics import ImputedConfidence, MaskedConfidence
 from tame.utils.checks import InputError
@@ -48,7 +48,7 @@ def expected(network: nn.Module, out: Path) -> dict[str, Any]:
     classifier = FrozenClassifier(SPEC, copy.deepcopy(network).float(), (SPEC.cam_layer,))  # type: ignore[arg-type]
     explainer, data = build_explainer(classifier, "gradcam"), Images(COUNT)
     data.images = (((data.images - MEAN) / STD) * STD + MEAN).clamp(0, 1)  # rounding decides which pixels are kept
-    summary = run_evaluation(
+    evaluation = Evaluation(
         lambda images, targets, _indices: explainer(images, targets),
         classifier,
         data,
@@ -58,6 +58,7 @@ def expected(network: nn.Module, out: Path) -> dict[str, Any]:
         {},
         out,
     )
+    (summary,) = run_evaluations([evaluation])
     return {name: pytest.approx(measure.value, abs=1e-3) for name, measure in summary.metrics.items()}
 
 

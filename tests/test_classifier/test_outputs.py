@@ -136,7 +136,9 @@ def test_a_function_of_the_users_own(
     )
     with pytest.raises(InputError, match="my_outputs:first"):
         resolve_output("my_outputs:first")
-    with pytest.raises(InputError, match="expected an output function at 'my_outputs:nothing', got a int"):
+    with pytest.raises(
+        InputError, match="expected package.module:function as the output function, got 'my_outputs:nothing', a int"
+    ):
         resolve_output("my_outputs:nothing")
 
 

@@ -30,17 +30,17 @@ def test_markdown(tmp_path: Path) -> None:
         "",
         "| method | preset | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | cost |",
         "|:---|:---|---:|---:|---:|---:|---:|---:|",
-        "| Grad-CAM | tame | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
-        "| T-TAME | tame, masking=cnn | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
-        "| Random | tame | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
+        "| Grad-CAM | tame | <u>25.00</u> | 50.00 | <u>25.00</u> | 50.00 | 1 + 1 backward | 1.26 |",
+        "| T-TAME | tame, masking=cnn | **5.00** | 50.00 | **5.00** | 50.00 | 1 | - |",
+        "| Random | tame | 55.00 | 0.00 | 55.00 | 0.00 | 0 | 0.00 |",
         "",
         "Rank-scaled maps (AD: lower is better, IC: higher is better)",
         "",
         "| method | AD 100 % | IC 100 % | AD 15 % | IC 15 % | FP | cost |",
         "|:---|---:|---:|---:|---:|---:|---:|",
-        "| Grad-CAM | <u>25.00</u> | **50.00** | <u>25.00</u> | **50.00** | 1 + 1 backward | 1.26 |",
-        "| T-TAME | **5.00** | **50.00** | **5.00** | **50.00** | 1 | - |",
-        "| Random | 55.00 | <u>0.00</u> | 55.00 | <u>0.00</u> | 0 | 0.00 |",
+        "| Grad-CAM | <u>25.00</u> | 50.00 | <u>25.00</u> | 50.00 | 1 + 1 backward | 1.26 |",
+        "| T-TAME | **5.00** | 50.00 | **5.00** | 50.00 | 1 | - |",
+        "| Random | 55.00 | 0.00 | 55.00 | 0.00 | 0 | 0.00 |",
         "",
         "Random: 3 constant and 0 invalid maps of 40, counted as all ones.",
     ]
@@ -55,9 +55,9 @@ def test_each_metric_has_its_own_part(tmp_path: Path) -> None:
         "Insertion and deletion (Insertion: higher is better, Deletion: lower is better)",
     ]
     assert "| method | MoRF confidence | MoRF accuracy | LeRF confidence | LeRF accuracy | FP | cost |" in lines
-    assert "| T-TAME | 60.00 | 100.00 | **60.00** | **100.00** | 1 | - |" in lines
-    assert "| Random | **22.50** | **0.00** | 22.50 | 0.00 | 0 | 0.00 |" in lines
-    assert "| T-TAME | **60.00** | 60.00 | 1 | - |" in lines
+    assert "| T-TAME | <u>60.00</u> | <u>100.00</u> | **60.00** | **100.00** | 1 | - |" in lines
+    assert "| Random | 22.50 | 0.00 | 22.50 | 0.00 | 0 | 0.00 |" in lines
+    assert "| T-TAME | **60.00** | <u>60.00</u> | 1 | - |" in lines
 
 
 def test_metrics_of_one_column_share_a_part(tmp_path: Path) -> None:

@@ -54,7 +54,7 @@ def test_the_command_is_quiet_and_ends_with_what_was_measured(command):
         "validation images", "loss", "AD at 100/50/15 % of the pixels (minmax)",
         "IC at 100/50/15 % of the pixels (minmax)", "AD at 100/50/15 % of the pixels (rank)",
         "IC at 100/50/15 % of the pixels (rank)",
-        "The explainer is in run; use it with: tame explain --backbone net:build --input-size 32 --checkpoint run",
+        "The explainer is in run; use it with: tame explain --backbone net:build --checkpoint run",
     ]  # fmt: skip
     assert "initialisation" in table[0] and "after epoch" in table[0]
     three = r"[0-9.]+ / [0-9.]+ / [0-9.]+"
