@@ -55,7 +55,7 @@ def expected(network: nn.Module, out: Path) -> dict[str, Any]:
         request_for(
             [MaskedConfidence(("minmax",), KEEPS), ImputedConfidence(REMOVES)], [str(index) for index in range(COUNT)]
         ),
-        {},
+        {"method": "gradcam"},
         out,
     )
     (summary,) = run_evaluations([evaluation])
