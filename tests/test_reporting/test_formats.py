@@ -138,12 +138,12 @@ def test_latex(tmp_path: Path) -> None:
     assert text.endswith("\\end{tabular}\n\\end{table}\n")
     assert "worse than Grad-CAM (95 \\% interval). Random: 3 constant" in text
     assert r"method & AD 100 \% & IC 100 \% & AD 15 \% & IC 15 \% & FP & cost \\" in text
-    first = r"\underline{25.00} & \textbf{50.00}"
+    first = r"\underline{25.00} & 50.00"
     assert rf"Grad-CAM & {first} & {first} & 1 + 1 & 1.26 \\" in lines
-    assert r"T-TAME & \textbf{5.00}\rlap{$^{+}$} & \textbf{50.00} & " in text
-    assert r"Random & 55.00\rlap{$^{-}$} & \underline{0.00}\rlap{$^{-}$} & " in text
+    assert r"T-TAME & \textbf{5.00}\rlap{$^{+}$} & 50.00 & " in text
+    assert r"Random & 55.00\rlap{$^{-}$} & 0.00\rlap{$^{-}$} & " in text
     better, worse = r"\rlap{$^{+}$}", r"\rlap{$^{-}$}"
-    road = rf"\textbf{{22.50}}{better} & \textbf{{0.00}}{better} & 22.50{worse} & 0.00{worse}"
+    road = rf"22.50{better} & 0.00{better} & 22.50{worse} & 0.00{worse}"
     assert rf"Random & {road} & 0 & 0.00 \\" in lines
 
 
