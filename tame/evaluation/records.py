@@ -153,7 +153,7 @@ def read_summary(path: Path) -> Summary:
     content = read_json(path, DELETE)
     try:
         metrics = {
-            name: Estimate(*(math.nan if value is None else value for value in estimate.values()))
+            name: Estimate(*(math.nan if value is None else float(value) for value in estimate.values()))
             for name, estimate in content["metrics"].items()
         }
         summary = Summary(**content | {"metrics": metrics})

@@ -158,6 +158,9 @@ def test_summary_there_and_back(tmp_path: Path) -> None:
 def test_errors(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"expected the summary of a finished evaluation, got no file .*summary.json"):
         open_run(tmp_path)
+    (tmp_path / "summary.json").write_text(json.dumps({"metrics": {"minmax/AD_100": {"value": [], "error": 1.0}}}))
+    with pytest.raises(InputError, match="summary.json is damaged: it is no summary of an evaluation: .*float"):
+        open_run(tmp_path)
     (tmp_path / "summary.json").write_text(json.dumps({"metrics": {}}))
     with pytest.raises(InputError, match="summary.json is damaged: it is no summary of an evaluation: .*missing"):
         read_summary(tmp_path / "summary.json")
