@@ -110,9 +110,7 @@ class _Pictures(ExplanationLogger):
 
 def _validation(plan: TrainingPlan) -> list[Callback]:
     """Return the callbacks that measure AD and IC of the explanations after each epoch, and draw some."""
-    measured = AverageDropIncrease(scalings=("minmax", "rank"), masking=plan.choices.masking)
-    can_be_drawn = plan.classifier.spec.preprocessing.channels in (1, 3)
-    return [measured, _Pictures(n=3)] if can_be_drawn else [measured]
+    return [AverageDropIncrease(scalings=("minmax", "rank"), masking=plan.choices.masking), _Pictures(n=3)]
 
 
 def _trainer(training: Training, callbacks: list[Callback], measure_start: bool) -> Trainer:

@@ -39,7 +39,7 @@ def random_state(seed: int | None = None, devices: Sequence[torch.device] = ()) 
         >>> with random_state(3):
         ...     first = torch.rand(1)
         >>> with random_state(3):
-        ...     print(torch.equal(torch.rand(1), first))
+        ...     torch.equal(torch.rand(1), first)
         True
     """
     with PROCESS, torch.random.fork_rng(devices):
