@@ -15,6 +15,7 @@ from tame.checkpoints.native import BACKBONE_TENSORS, METADATA, TENSORS, read_me
 from tame.evaluation.records import SUMMARY, open_run, summarise
 from tame.evaluation.rows import ROWS, read_rows
 from tame.health.findings import Finding
+from tame.inference.journal import JOURNAL
 from tame.utils.checks import InputError
 from tame.utils.owner import TEMPORARY, Owner
 
@@ -29,6 +30,7 @@ def check_run(folder: Path) -> Iterator[Finding]:
     checks = {
         TENSORS: _checkpoint,
         SUMMARY: _evaluation,
+        JOURNAL: _interrupted_explanations,
         _MANIFEST: _explanations,
         "lightning": _interrupted_training,
         "parts": _interrupted_evaluation,
@@ -118,18 +120,29 @@ def _interrupted_evaluation(folder: Path) -> Iterator[Finding]:
 
 
 def _interrupted_training(folder: Path) -> Iterator[Finding]:
-    last = folder / "lightning" / "last.ckpt"
-    if not last.is_file():
+    """Look at the checkpoint from which a training is resumed: the last one, or the one before it."""
+    files = [folder / "lightning" / name for name in ("last.ckpt", "previous.ckpt")]
+    files = [file for file in files if file.is_file()]
+    if not files:
         yield Finding("runs", str(folder), "note", "a training that ended before its first checkpoint", _RESUME)
+    for number, file in enumerate(files):
+        try:
+            content = torch.load(file, map_location="cpu", weights_only=True)
+            epoch, step = int(content["epoch"]), int(content["global_step"])
+        except Exception as error:  # damaged files raise many kinds of errors
+            if number == len(files) - 1:
+                reason = str(error).partition("\n")[0][:200]
+                yield _problem(files[0], f"it cannot be read: {type(error).__name__}: {reason}", _AGAIN)
+            continue
+        found = f"interrupted training, at step {step} in epoch {epoch}"
+        found += f", since {files[0].name} is damaged" if number else ""
+        yield Finding("runs", str(folder), "note", found, _RESUME)
         return
-    try:
-        content = torch.load(last, map_location="cpu", weights_only=True)
-        epoch, step = int(content["epoch"]), int(content["global_step"])
-    except Exception as error:  # damaged files raise many kinds of errors
-        reason = str(error).partition("\n")[0][:200]
-        yield _problem(last, f"it cannot be read: {type(error).__name__}: {reason}", _AGAIN)
-        return
-    yield Finding("runs", str(folder), "note", f"interrupted training, at step {step} in epoch {epoch}", _RESUME)
+
+
+def _interrupted_explanations(folder: Path) -> Iterator[Finding]:
+    done = len((folder / JOURNAL).read_bytes().splitlines()) - 1  # after the settings
+    yield Finding("runs", str(folder), "note", f"interrupted explanations, {max(0, done)} images are done", _RESUME)
 
 
 def _explanations(folder: Path) -> Iterator[Finding]:

@@ -9,6 +9,7 @@ from safetensors.torch import load, save_file
 
 from finished_runs import HALF, make_run
 from tame.health.runs import check_run
+from tame.inference.journal import JOURNAL
 from tame.utils.owner import Owner
 
 
@@ -114,6 +115,16 @@ def test_an_interrupted_training(tmp_path):
     for content in (b"", b"half", b"PK\x03\x04"):
         (tmp_path / "lightning" / "last.ckpt").write_bytes(content)
         assert problem(tmp_path).startswith("it cannot be read: ")
+    torch.save({"epoch": 1, "global_step": 20}, tmp_path / "lightning" / "previous.ckpt")
+    before = "interrupted training, at step 20 in epoch 1, since last.ckpt is damaged"
+    assert findings(tmp_path) == [("note", before)]
+    (tmp_path / "lightning" / "previous.ckpt").write_bytes(b"half")
+    assert problem(tmp_path).startswith("it cannot be read: ")
+
+
+def test_interrupted_explanations(tmp_path):
+    (tmp_path / JOURNAL).write_text('{"method": "gradcam"}\n{"file": "a.jpg"}\n{"file": "b.jpg"}\n')
+    assert findings(tmp_path) == [("note", "interrupted explanations, 2 images are done")]
 
 
 def test_damaged_explanations(run):
