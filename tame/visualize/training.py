@@ -53,7 +53,7 @@ def training_curves(
     for axes in (loss, drop, increase):
         axes.set_xlabel("epochs", fontsize=9.5)
         if axes.lines:
-            axes.legend(frameon=False, fontsize=8)
+            axes.legend(frameon=False, fontsize=8, ncols=2, loc="upper center", bbox_to_anchor=(0.5, -0.14))
     with replacing(path) as temporary:
         page.savefig(temporary, format="png", dpi=120)
     return Path(path)
