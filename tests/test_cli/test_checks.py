@@ -82,6 +82,8 @@ def test_a_folder_that_is_read_only(tame, monkeypatch, tmp_path):
     ],
 )
 def test_code_of_ones_own_that_is_none_or_fails(tame, toy_backbone, tmp_path, options, message):
+    if any(option.startswith("timm:") for option in options):
+        pytest.importorskip("timm")
     (tmp_path / "own_code.py").write_text("def fail(images, targets): return 1 / 0")
     backbone = [] if "--backbone" in options else ["--backbone", toy_backbone]
     status, output, errors = tame("explain", "--device", "cpu", "--num-workers", "0", *backbone, *options)
